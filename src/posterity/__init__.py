@@ -1,0 +1,59 @@
+"""posterity: an asynchronous background-writer service for the samples of long-running samplers."""
+
+from .backend import DefaultBackend
+from .epoch import Epoch
+from .errors import (
+    Burned,
+    BurnLowered,
+    Closed,
+    Damaged,
+    EpochMismatch,
+    ForeignFiles,
+    Forked,
+    MailboxFull,
+    NewerFormat,
+    NotStorable,
+    NotWritten,
+    PosterityError,
+    RunExists,
+    RunLocked,
+    SnapshotExpired,
+    UnknownOption,
+    UntrustedClass,
+    WriteFailed,
+)
+from .receipts import Promise, Receipt
+from .snapshot import Snapshot, read_epoch
+from .states import State
+from .status import Status
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BurnLowered",
+    "Burned",
+    "Closed",
+    "Damaged",
+    "DefaultBackend",
+    "Epoch",
+    "EpochMismatch",
+    "ForeignFiles",
+    "Forked",
+    "MailboxFull",
+    "NewerFormat",
+    "NotStorable",
+    "NotWritten",
+    "PosterityError",
+    "Promise",
+    "Receipt",
+    "RunExists",
+    "RunLocked",
+    "Snapshot",
+    "SnapshotExpired",
+    "State",
+    "Status",
+    "UnknownOption",
+    "UntrustedClass",
+    "WriteFailed",
+    "read_epoch",
+]

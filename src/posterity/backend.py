@@ -1,0 +1,297 @@
+"""`DefaultBackend`: the blocking face of a run, for plain sampling loops.
+
+A drop-in for `jexplore.backends.DefaultBackend`. It has no rule of its own: it waits, and the service does the rest.
+"""
+
+import operator
+import os
+import time
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from types import TracebackType
+from typing import Generic, Self, TypeVar
+
+from .epoch import EpochDict, to_epoch
+from .options import parse_options
+from .receipts import Receipt
+from .selection import Mask
+from .selection import flatten_samples as flatten_arrays
+from .service import Service
+from .snapshot import Snapshot, read_epoch
+from .status import Status
+from .tree import Array
+
+EpochT = TypeVar("EpochT")
+
+
+class DefaultBackend(Generic[EpochT]):
+    """Keeps the samples of a long-running sampler. The sampler hands over an epoch and goes on at once.
+
+    What is handed over is part of the run when the call returns, and every later read sees it. It is on disk soon
+    after; `flush` waits for that. See "what is safe when" in the documentation.
+
+    Args:
+        burn: how many samples, counted from the first ever ingested, are discarded. With a run that is there already,
+            the larger one holds.
+        outdir: the run folder. Without a run in it, it isn't touched before the first epoch must be written.
+        outfile_fmt: names of the HDF5 files, with one `%d` for the number; by default what the run has, and
+            "epochs_%d.h5" for a new one.
+        epochs_per_file: how many epochs go to one file.
+        inmem_epochs: this many of the newest epochs are in memory only, until `flush`, `close` or the end of the
+            process.
+        save_stats: whether `stats` of the epochs are kept.
+        mode: what to do with a run that is there: "a" continues it, "x" refuses, "w" replaces it at the first write.
+        max_pending_bytes, max_pending_epochs: the size of the mailbox. A larger epoch is taken alone.
+        on_full: what `ingest` does when the mailbox is full: "wait" or "raise" (`MailboxFull`).
+        retry_after_s, retry_at_most_s: the first and the longest pause before writing is tried again after a failure.
+        warn_free_bytes: a warning is logged when less is free on the disk.
+        exit_timeout_s: how long the end of the process waits for a disk that fails.
+        flush_on_sigterm: on SIGTERM write everything first, then die of it. Needs the main thread.
+        trusted_classes: dotted names of epoch classes that `load` may import.
+
+    Raises:
+        UnknownOption: an option that doesn't exist (a `TypeError`); the nearest one is named.
+        TypeError, ValueError: an option of the wrong type, or out of its range.
+        RunExists: there is a run, and the mode is "x" (a `FileExistsError`).
+        RunLocked: somebody else writes the run (a `BlockingIOError`).
+        ForeignFiles: files match `outfile_fmt` and aren't the run's (a `FileExistsError`).
+        Damaged: the journal is damaged (an `OSError`).
+    """
+
+    def __init__(self, burn: int = 0, *, outdir: str | os.PathLike[str] = "./", **options: object) -> None:
+        self._service = Service(parse_options(burn, outdir, options))
+        self._finalizer = weakref.finalize(self, self._service.ask_close_later)
+        self._finalizer.atexit = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {self._service.disk.folder}: {self.status}>"
+
+    # ---- handing over --------------------------------------------------------------------------------------------
+
+    def ingest(self, epoch: object, eind: int = -1, *, timeout_s: float | None = None) -> Self:
+        """Hand over an epoch. Returns once that is done: the caller may change or free its arrays.
+
+        Args:
+            epoch: an object with `to_backend(burn, stats)`, a dict, or the path of a backend's file.
+            eind: which epoch of that file, as in `read_epoch`.
+            timeout_s: how long to wait for room in the mailbox; None: as long as it takes.
+
+        Cost: a copy of NumPy arrays. It never waits for the disk, unless the mailbox is full.
+
+        Raises:
+            NotStorable: an item can't be stored (a `TypeError`); the message gives its path. Nothing was handed over.
+            EpochMismatch: the epoch doesn't fit the run (a `ValueError`). Nothing was handed over.
+            MailboxFull: no room in time, or at all with `on_full="raise"` (a `BlockingIOError`).
+            Closed: the backend was closed (a `ValueError`).
+        """
+        self._ingest(epoch, eind, copy=True, timeout_s=timeout_s)
+        return self
+
+    def ingest_dict(self, epoch: EpochDict, copy: bool = True) -> Self:
+        """Hand over an epoch given as a dict; see `ingest`.
+
+        `copy=False` gives the arrays away, by reference: don't change, donate or delete them until the epoch is
+        released (see `ingest_nowait`).
+        """
+        self._ingest(epoch, -1, copy=copy, timeout_s=None)
+        return self
+
+    def _ingest(self, epoch: object, eind: int, *, copy: bool, timeout_s: float | None) -> None:
+        service = self._service
+        prepared = service.prepare(epoch, eind)
+        ledger = service.ledger
+        ticket = ledger.ask_room(prepared.nbytes)
+        try:
+            waited_s = 0.0
+            if not ledger.has_room(ticket):
+                if service.options.on_full == "raise":
+                    raise ledger.full_error()
+                start = time.monotonic()
+                if not ledger.wait(lambda: ledger.has_room(ticket), timeout_s):
+                    raise ledger.full_error()
+                waited_s = time.monotonic() - start
+            service.hand_over(ticket, prepared, copy=copy, waited_s=waited_s)
+        finally:
+            ledger.give_up(ticket)
+
+    def ingest_nowait(self, epoch: object, copy: bool = True) -> Receipt:
+        """Hand over an epoch without ever waiting; see `ingest` and `ingest_dict`.
+
+        Returns:
+            A receipt: `index`; `released`, the arrays are free again; `durable`, it survives a power cut.
+
+        Raises:
+            MailboxFull: there is no room now (a `BlockingIOError`).
+        """
+        return self._service.ingest_nowait(epoch, copy=copy)
+
+    # ---- burning -------------------------------------------------------------------------------------------------
+
+    @property
+    def burn(self) -> int:
+        """How many samples, counted from the first ever ingested, are discarded."""
+        return self._service.ledger.registry.burn
+
+    def set_burn(self, burn: int) -> None:
+        """Discard the first `burn` samples ever ingested, or to be ingested. Waits for no disk.
+
+        Every later read sees it. It is as durable as an ingest that returned: `flush` waits for that.
+
+        Raises:
+            BurnLowered: it is lower than before (a `ValueError`).
+        """
+        self._service.check_process()
+        self._service.ledger.set_burn(operator.index(burn))
+
+    def clean(self) -> None:
+        """Discard all that was ingested so far; see `set_burn`."""
+        self._service.check_process()
+        self._service.ledger.clean()
+
+    def update(self) -> None:
+        """Apply the storing policy now; returns when memory and disk are as it says.
+
+        Raises:
+            WriteFailed: an attempt to write failed (an `OSError`); the attempts go on.
+        """
+        self._service.check_process()
+        ledger = self._service.ledger
+        failures = ledger.failures
+        ledger.wait(lambda: ledger.is_settled() or ledger.has_failed(failures))
+        ledger.check_failure(failures)
+
+    def reset(self) -> None:
+        """Remove the run's own files and start empty; nobody else's file is touched.
+
+        The burn that was asked for goes on to be owed. Returns when the files are gone.
+
+        Raises:
+            WriteFailed: removing them failed (an `OSError`); the run is empty, and the attempts go on.
+        """
+        self._service.check_process()
+        ledger = self._service.ledger
+        failures = ledger.failures
+        ledger.reset()
+        ledger.wait(lambda: ledger.is_settled() or ledger.has_failed(failures))
+        ledger.check_failure(failures)
+
+    # ---- reading -------------------------------------------------------------------------------------------------
+
+    def snapshot(self) -> "Snapshot[EpochT]":
+        """The run at this moment, to read from as often as needed; use it with `with`, or `release` it.
+
+        Every ingest that returned before is in it.
+        """
+        return self._service.snapshot()  # type: ignore[return-value]  # the epoch class is the caller's word
+
+    def updates(self, min_samples: int = 1) -> "Iterator[Snapshot[EpochT]]":
+        """The newest snapshot each time something changed, and at least `min_samples` came or a burn took some.
+
+        None queue up; it ends when the backend is closed. Each snapshot is released when the next one is asked for.
+        """
+        ledger = self._service.ledger
+        seen: tuple[int, int, int] | None = None
+        while True:
+            ledger.wait(partial(ledger.has_news, seen, min_samples))
+            if ledger.state.is_over:
+                return
+            with self.snapshot() as snapshot:
+                registry = snapshot.registry
+                seen = (registry.generation, registry.nsamples, registry.burn)
+                yield snapshot
+
+    def get(self, ind: int = -1) -> EpochDict:
+        """See `Snapshot.get`."""
+        with self.snapshot() as snapshot:
+            return snapshot.get(ind)
+
+    def get_samples(
+        self,
+        burn: int = 0,
+        thin: int = 1,
+        pars: Sequence[str] | None = None,
+        mask: Mask = ...,
+        flatten: bool = False,
+        verify: bool = False,
+    ) -> dict[str, Array] | None:
+        """See `Snapshot.get_samples`."""
+        with self.snapshot() as snapshot:
+            return snapshot.get_samples(burn, thin, pars, mask, flatten, verify)
+
+    @staticmethod
+    def flatten_samples(samples: dict[str, Array] | None) -> dict[str, Array] | None:
+        """Put the samples of all chains one behind the other: `(nchain, dim, n)` becomes `(nchain * n, dim)`."""
+        return flatten_arrays(samples)
+
+    def get_stats(
+        self, epochs: Iterable[int] | None = None, fname: str | os.PathLike[str] | None = None
+    ) -> dict[str, EpochDict]:
+        """See `Snapshot.get_stats`."""
+        with self.snapshot() as snapshot:
+            return snapshot.get_stats(epochs, fname)
+
+    def load(self, iepoch: int = -1, eclass: type | None = None, pars: Sequence[str] | None = None) -> EpochT:
+        """See `Snapshot.load`."""
+        with self.snapshot() as snapshot:
+            return snapshot.load(iepoch, eclass, pars)
+
+    @classmethod
+    def read_epoch(cls, fn: str | os.PathLike[str], iepoch: int = -1) -> EpochDict:
+        """See `posterity.read_epoch`."""
+        return read_epoch(fn, iepoch)
+
+    @classmethod
+    def load_epoch(
+        cls,
+        fn: str | os.PathLike[str],
+        iepoch: int = -1,
+        eclass: type | None = None,
+        pars: Sequence[str] | None = None,
+    ) -> EpochT:
+        """An epoch object from a backend's file; see `read_epoch` and `load`."""
+        return to_epoch(read_epoch(fn, iepoch), eclass, pars, ())  # type: ignore[return-value]  # the caller's word
+
+    # ---- the disk ------------------------------------------------------------------------------------------------
+
+    def flush(self, publish: bool = False) -> None:
+        """Wait until all that was ingested and burned before survives a power cut.
+
+        `publish`: also give the file that is filling up its name, so that others can open it.
+
+        Raises:
+            WriteFailed: an attempt made since failed (an `OSError`); nothing is dropped and the attempts go on.
+            Closed: the backend was closed before all was written (a `ValueError`).
+        """
+        self._service.check_process()
+        ledger = self._service.ledger
+        asked = ledger.demand(publish=publish)
+        ledger.wait(lambda: ledger.is_done(asked))
+        ledger.check_done(asked)
+
+    @property
+    def status(self) -> Status:
+        """What the backend is doing; never waits."""
+        return self._service.status()
+
+    def close(self, timeout_s: float | None = 60) -> None:
+        """Write all, publish, and let the folder go; idempotent.
+
+        Raises:
+            NotWritten: not all was written in time (a `TimeoutError`); the message names the epochs. The attempts go
+                on, and `close` can be called again.
+        """
+        service = self._service
+        service.check_process()
+        service.ask_close()
+        ledger = service.ledger
+        ledger.wait(lambda: ledger.state.is_over, timeout_s)
+        service.check_closed(timeout_s)

@@ -1,0 +1,61 @@
+"""Memory that is used again: a fresh one of 64 MB costs more in page faults than the copy into it.
+
+A buffer comes back by itself once the last array that looks into it is gone, be it the writer's or a reader's.
+
+Down the stream: `epoch` copies what a sampler hands over into such memory.
+"""
+
+import weakref
+from collections import deque
+
+import numpy as np
+
+from .tree import Array
+
+_SMALL = 1 << 16
+
+
+class Buffers:
+    """Buffers to copy into, at most `most_bytes` of them kept for later."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most_bytes = most_bytes
+        # Filled from finalisers, which run at any moment in any thread: a deque's appends need no lock.
+        self._free: deque[Array] = deque()
+
+    def take(self, nbytes: int) -> Array:
+        """Memory of at least `nbytes` bytes, uninitialised, as an array of bytes."""
+        if nbytes <= _SMALL:
+            return np.empty(nbytes, np.uint8)
+        memory = self._reuse(nbytes)
+        if memory is None:
+            memory = np.empty(_rounded(nbytes), np.uint8)  # NumPy asks for huge pages: far fewer page faults
+        carrier = np.frombuffer(memory.data, np.uint8)  # the base of all views into it, which memory itself would be
+        weakref.finalize(carrier, self._free.append, memory).atexit = False
+        return carrier
+
+    def _reuse(self, nbytes: int) -> Array | None:
+        """A free buffer that fits and isn't more than twice too large; what is too much goes back to the system."""
+        found = None
+        kept = 0
+        for _ in range(len(self._free)):
+            try:
+                memory = self._free.popleft()
+            except IndexError:
+                break
+            if found is None and nbytes <= len(memory) <= max(2 * nbytes, _rounded(nbytes)):
+                found = memory
+            elif kept + len(memory) <= self._most_bytes:
+                kept += len(memory)
+                self._free.append(memory)
+        return found
+
+    def clear(self) -> None:
+        """Give all free buffers back to the system."""
+        self._free.clear()
+
+
+def _rounded(nbytes: int) -> int:
+    """Up to an eighth more, so that epochs of almost the same size fit."""
+    step = 1 << max(12, nbytes.bit_length() - 4)
+    return -(-nbytes // step) * step

@@ -1,0 +1,293 @@
+"""What the journal says: which epoch is where. Replayed from records when a run is opened, kept up while it is written.
+
+Also the names that the run's files have. Both the writer and every reader use them, in this process and in others.
+
+Up the stream: `recovery` and `store` apply records. Down the stream: `snapshot` looks epochs up.
+"""
+
+import errno
+import struct
+from collections.abc import Iterable, Iterator
+
+from .disk import Disk
+from .epochfile import FileHead, Reader, Region
+from .errors import Damaged
+from .journal import (
+    AnyRecord,
+    Began,
+    Burned,
+    Described,
+    Dropped,
+    Grouped,
+    Passed,
+    Place,
+    Published,
+    Record,
+    Rewritten,
+    Stored,
+)
+from .layout import layout_of
+from .options import check_format, file_name
+from .registry import Entry, Registry, Series, next_entry
+
+
+def filling_name(fmt: str, number: int) -> str:
+    """The name of a file while it is filling up."""
+    return f".{file_name(fmt, number)}.filling"
+
+
+def rewrite_name(fmt: str, number: int, rewrite: int) -> str:
+    """The name of a file that was written anew, until it takes the place of the old one."""
+    return f".{file_name(fmt, number)}.{rewrite}.new"
+
+
+def aside_name(fmt: str, number: int, generation: int) -> str:
+    """The name of a file that a reset removed while somebody still read from it."""
+    return f".{file_name(fmt, number)}.g{generation}.old"
+
+
+class Catalog:
+    """Where each epoch that was written is. Applied to by one thread; looking up is safe from any thread.
+
+    What is looked up never changes its meaning: `places` and `specs` are only appended to, or, when a file was written
+    anew, an item is replaced by one with the same numbers. A reset makes a new catalog.
+    """
+
+    def __init__(self, began: Began) -> None:
+        self.began = began
+        self.places: list[Place | None] = []
+        self.specs: list[bytes] = []
+        self.spec_ids: dict[bytes, int] = {}
+        self.rewrites: dict[int, int] = {}
+        self.filling: set[int] = set()
+        self._files: set[int] = set()
+        self._entries: list[Entry] = []
+        self._series: list[Series] = []
+        self._burn = (began.burn, began.asked_burn)
+        self._npublished = 0
+        self._ndropped = 0
+        self.nrecords = 0
+
+    def apply(self, record: AnyRecord) -> None:
+        """Take in one record.
+
+        Raises:
+            Damaged: it contradicts what came before.
+        """
+        self.nrecords += 1
+        match record:
+            case Stored():
+                self._add(record.index, record.first, record.nsamples, record.nbytes, record.place)
+            case Passed():
+                self._add(record.index, record.first, record.nsamples, 0, None)
+            case Described():
+                self.spec_ids[record.spec] = len(self.specs)
+                self.specs.append(record.spec)
+            case Grouped():
+                if record.epochs_per_file < 1 or min(record.start, record.number) < 0:
+                    raise Damaged(f"the journal groups epochs in a way that makes no sense: {record}")
+                self._series = [series for series in self._series if series.start < record.start]
+                self._series.append(Series(record.start, record.number, record.epochs_per_file))
+            case Burned():
+                self._burn = (max(record.burn, self._burn[0]), max(record.asked_burn, self._burn[1]))
+            case Published():
+                self._publish(record)
+            case Rewritten():
+                self._rewrite(record)
+            case Dropped():
+                self._drop(record.stop)
+            case Began():
+                raise Damaged("the journal starts a run within a run")
+
+    def _add(self, index: int, first: int, nsamples: int, nbytes: int, place: Place | None) -> None:
+        expected = self._entries[-1].stop if self._entries else 0
+        if index != len(self._entries) or first != expected or nsamples < 0:
+            raise Damaged(f"the journal has epoch {index} at sample {first} where epoch {len(self._entries)} belongs")
+        self._entries.append(next_entry(self._entries[-1] if self._entries else None, nsamples, nbytes))
+        self.places.append(place)
+        if place is not None:
+            self._check(place)
+            self.filling.add(place.number)
+            self._files.add(place.number)
+
+    def _check(self, place: Place) -> None:
+        if not 0 <= place.layout < len(self.specs) or len(place.sums) % 8 or place.base < 0:
+            raise Damaged(f"the journal has a place in file {place.number} that makes no sense")
+
+    def _rewrite(self, record: Rewritten) -> None:
+        if not 0 <= record.start <= record.start + len(record.places) <= len(self.places):
+            raise Damaged(f"the journal has file {record.number} written anew with epochs that aren't there")
+        for i, place in enumerate(record.places, record.start):
+            if place is not None:
+                self._check(place)
+            self.places[i] = place
+        self.rewrites[record.number] = record.rewrite
+        if record.filling:
+            self.filling.add(record.number)
+
+    def _publish(self, record: Published) -> None:
+        self._check_stop(record.stop)
+        self._npublished = record.stop
+        if record.number:
+            self.filling.discard(record.number)
+        else:
+            self.filling.clear()
+
+    def _check_stop(self, stop: int) -> None:
+        if not 0 <= stop <= len(self._entries):
+            raise Damaged(f"the journal speaks of epochs before {stop}, and there are {len(self._entries)}")
+
+    def _drop(self, stop: int) -> None:
+        self._check_stop(stop)
+        for i in range(self._ndropped, stop):
+            place, self.places[i] = self.places[i], None
+            if place is not None:
+                self._files.discard(place.number)
+        self._ndropped = stop
+
+    def registry(self) -> Registry:
+        """The registry that the records make: everything in it survives a power cut."""
+        entries, places = self._entries, self.places
+        cuts = [entries[i].nsamples if place is None else place.cut for i, place in enumerate(places)]
+        return Registry(
+            generation=self.began.generation,
+            entries=Registry().entries.extended(entries),
+            series=tuple(self._series),
+            burn=self._burn[0],
+            asked_burn=self._burn[1],
+            stored_burn=self._burn[0],
+            cuts=Registry().cuts.extended(cuts),
+            npublished=self._npublished,
+            ndropped=self._ndropped,
+        )
+
+    def series(self) -> list[Series]:
+        """How epochs are grouped into files."""
+        return self._series
+
+    def entry(self, index: int) -> Entry:
+        """The registry's entry of an epoch that was written."""
+        return self._entries[index]
+
+    def has_file(self, number: int) -> bool:
+        """Whether a file with this number was ever written."""
+        return number in self._files
+
+    def region(self, place: Place) -> Region:
+        """Where the arrays of an epoch are in its file."""
+        layout, sums = layout_of(self.specs[place.layout]), unpack_sums(place.sums)
+        if len(sums) != len(layout.leaves):
+            raise Damaged(f"the journal has {len(sums)} checksums for {len(layout.leaves)} arrays")
+        return Region(place.base, layout, sums)
+
+    def numbers(self) -> set[int]:
+        """The numbers of the files that hold an epoch."""
+        return set(self._files)
+
+    def names_of(self, number: int, rewrite: int) -> tuple[str, str, str, str]:
+        """The names that a file may have, in the order in which it gets them.
+
+        Who looks for it in this order can't be overtaken by a rename.
+        """
+        fmt = self.began.outfile_fmt
+        return (
+            rewrite_name(fmt, number, rewrite),
+            filling_name(fmt, number),
+            file_name(fmt, number),
+            aside_name(fmt, number, self.began.generation),
+        )
+
+    def records(self) -> Iterator[Record]:
+        """The shortest journal that says the same."""
+        yield Began(
+            self.began.run_id,
+            self.began.generation,
+            self.began.outfile_fmt,
+            *self._burn,
+            self.began.began_at,
+        )
+        for series in self._series:
+            yield Grouped(series.start, series.number, series.epochs_per_file)
+        used = self._used_layouts()
+        for i, spec in enumerate(self.specs):
+            yield Described(spec if i in used else b"")
+        for entry, place in zip(self._entries, self.places, strict=True):
+            if place is None:
+                yield Passed(entry.index, entry.first, entry.nsamples)
+            else:
+                yield Stored(entry.index, entry.first, entry.nsamples, entry.nbytes, place)
+        yield from self._last_records()
+
+    def forget_unused_layouts(self) -> None:
+        """Layouts that no epoch has any more aren't in `records`: the next epoch that has one describes it anew."""
+        used = self._used_layouts()
+        self.spec_ids = {spec: i for spec, i in self.spec_ids.items() if i in used}
+
+    def _used_layouts(self) -> set[int]:
+        return {place.layout for place in self.places if place is not None}
+
+    def _last_records(self) -> Iterator[Record]:
+        if self._npublished:
+            yield Published(0, self._npublished)
+        if self._ndropped:
+            yield Dropped(self._ndropped)
+        for number in sorted(self.filling | (self.numbers() & set(self.rewrites))):
+            yield Rewritten(number, self.rewrites.get(number, 0), 0, number in self.filling, [])
+
+
+def replayed(records: Iterable[AnyRecord]) -> Catalog:
+    """The catalog of the run's last generation.
+
+    Raises:
+        Damaged: the records contradict each other.
+    """
+    catalog: Catalog | None = None
+    for record in records:
+        if isinstance(record, Began):
+            catalog = _begun(record)
+        elif catalog is None:
+            raise Damaged("the journal doesn't begin with the beginning of a run")
+        else:
+            catalog.apply(record)
+    if catalog is None:
+        raise Damaged("the journal is empty")
+    return catalog
+
+
+def _begun(record: Began) -> Catalog:
+    try:
+        check_format(record.outfile_fmt)
+    except ValueError as error:
+        raise Damaged(f"the journal names files in a way that no run does: {error}") from error
+    return Catalog(record)
+
+
+def pack_sums(sums: tuple[int, ...]) -> bytes:
+    """Checksums as a record keeps them."""
+    return struct.pack(f"<{len(sums)}Q", *sums)
+
+
+def unpack_sums(sums: bytes) -> tuple[int, ...]:
+    """The checksums that `pack_sums` packed."""
+    return struct.unpack(f"<{len(sums) // 8}Q", sums)
+
+
+def open_place(disk: Disk, catalog: Catalog, place: Place) -> Reader:
+    """The file that a place is in, whatever its name is just now.
+
+    Raises:
+        FileNotFoundError: no file under any of its names is the one that the place means.
+    """
+    began = catalog.began
+    head = FileHead(began.run_id, began.generation, place.number, place.rewrite)
+    for name in catalog.names_of(place.number, place.rewrite):
+        try:
+            reader = Reader.open(disk, name)
+        except FileNotFoundError:
+            continue
+        if reader.read_head() == head:
+            return reader
+        reader.close()
+    raise FileNotFoundError(
+        errno.ENOENT, "the file isn't there", str(disk.folder / file_name(began.outfile_fmt, place.number))
+    )

@@ -1,0 +1,193 @@
+"""Every call that touches the run folder: the one seam at which a disk can be slow, full or broken.
+
+A `Disk` knows nothing of runs. It speaks of names in one folder, which it holds open: the folder may be moved while it
+is at work. Names never lead out of the folder, and symbolic links aren't followed. Errors come up as they are.
+
+Up the stream: `journal`, `epochfile`, `lock`, `recovery`, `store`. Tests put a breaking disk in its place.
+"""
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+_MAX_BUFFERS = 512
+
+
+class Disk:
+    """One folder. Not shared between threads, but for reading."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.absolute()
+        self._folder_fds: list[int] = []
+
+    def is_there(self) -> bool:
+        """Whether the folder exists."""
+        return self.folder.is_dir()
+
+    def enter(self) -> None:
+        """Make the folder if need be, and hold it open."""
+        if not self._folder_fds:
+            missing = [folder for folder in (self.folder, *self.folder.parents) if not folder.exists()]
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for folder in missing:
+                _sync_path(folder.parent)
+            self._folder_fds.append(os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY))
+
+    def leave(self) -> None:
+        """Let go of the folder; idempotent."""
+        with contextlib.suppress(IndexError):
+            os.close(self._folder_fds.pop())  # one of several threads that leave at once gets it
+
+    def __del__(self) -> None:
+        self.leave()
+
+    @property
+    def _fd(self) -> int:
+        try:
+            return self._folder_fds[0]
+        except IndexError:
+            raise FileNotFoundError(errno.ENOENT, "the run folder isn't open", str(self.folder)) from None
+
+    def names(self) -> list[str]:
+        """The names in the folder, in no order."""
+        return os.listdir(self._fd)
+
+    def open(self, name: str, *, write: bool = False) -> int:
+        """A descriptor of a file that is there. A pipe or a device is refused, and never waited for."""
+        flags = (os.O_RDWR if write else os.O_RDONLY) | os.O_NOFOLLOW | os.O_NONBLOCK
+        return _plain_file(os.open(_plain(name), flags, dir_fd=self._fd), name)
+
+    def create(self, name: str) -> int:
+        """A descriptor of a new, empty file of our own; what had the name before is gone."""
+        self.remove(name, missing_ok=True)
+        return os.open(_plain(name), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666, dir_fd=self._fd)
+
+    def open_or_create(self, name: str) -> int:
+        """A descriptor of a plain file, to read and write; it is made if it isn't there, and never anew."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+        return _plain_file(os.open(_plain(name), flags, 0o666, dir_fd=self._fd), name)
+
+    def close(self, fd: int) -> None:
+        """Give a descriptor back."""
+        os.close(fd)
+
+    def size(self, fd: int) -> int:
+        """A file's size in bytes."""
+        return os.fstat(fd).st_size
+
+    def reserve(self, fd: int, offset: int, nbytes: int) -> None:
+        """Claim room before a byte is written, so that a full disk is noticed while nothing is half done."""
+        if nbytes and hasattr(os, "posix_fallocate"):
+            try:
+                os.posix_fallocate(fd, offset, nbytes)
+            except OSError as error:
+                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+                    raise
+
+    def write_at(self, fd: int, offset: int, buffers: Sequence[Buffer]) -> None:
+        """Write the buffers one behind the other, all of them or an error."""
+        views = [memoryview(buffer) for buffer in buffers if len(buffer)]
+        first = 0
+        while first < len(views):
+            written = os.pwritev(fd, views[first : first + _MAX_BUFFERS], offset)
+            if not written:
+                raise OSError(errno.EIO, "the disk took no more bytes and gave no reason")
+            offset += written
+            while first < len(views) and written >= views[first].nbytes:
+                written -= views[first].nbytes
+                first += 1
+            if written:
+                views[first] = views[first][written:]
+
+    def read_at(self, fd: int, offset: int, into: memoryview) -> int:
+        """Read until `into` is full or the file ends; returns how many bytes."""
+        done = 0
+        while done < into.nbytes:
+            got = os.preadv(fd, [into[done:]], offset + done)
+            if not got:
+                break
+            done += got
+        return done
+
+    def sync(self, fd: int) -> None:
+        """Wait until a file's bytes and size survive a power cut."""
+        os.fsync(fd)
+
+    def sync_data(self, fd: int) -> None:
+        """As `sync`, without what isn't needed to read the file again."""
+        if hasattr(os, "fdatasync"):
+            os.fdatasync(fd)
+        else:
+            os.fsync(fd)
+
+    def sync_names(self) -> None:
+        """Wait until the folder's names survive a power cut."""
+        os.fsync(self._fd)
+
+    def truncate(self, fd: int, nbytes: int) -> None:
+        """Cut a file of ours to a size."""
+        os.ftruncate(fd, nbytes)
+
+    def publish(self, name: str, as_name: str) -> None:
+        """Give a file its new name; a file that has the name already is somebody's, and stays.
+
+        Raises:
+            FileExistsError: the name is taken.
+        """
+        try:
+            os.link(_plain(name), _plain(as_name), src_dir_fd=self._fd, dst_dir_fd=self._fd, follow_symlinks=False)
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
+                raise
+            if as_name in self.names():
+                raise FileExistsError(errno.EEXIST, "the name is taken", as_name) from error
+            self.replace(name, as_name)  # a file system without hard links
+        else:
+            os.unlink(name, dir_fd=self._fd)
+
+    def replace(self, name: str, as_name: str) -> None:
+        """Put a file in the place of another one of ours, in one step; who has that one open keeps it."""
+        os.rename(_plain(name), _plain(as_name), src_dir_fd=self._fd, dst_dir_fd=self._fd)
+        self.remove(name, missing_ok=True)  # two names of one file: renaming one to the other does nothing
+
+    def remove(self, name: str, *, missing_ok: bool = False) -> None:
+        """Take a name away."""
+        try:
+            os.unlink(_plain(name), dir_fd=self._fd)
+        except FileNotFoundError:
+            if not missing_ok:
+                raise
+
+    def free_bytes(self) -> int:
+        """How many bytes an ordinary user may still write here."""
+        at = self.folder
+        while not at.exists():
+            at = at.parent
+        found = os.statvfs(at)
+        return found.f_bavail * found.f_frsize
+
+
+def _plain_file(fd: int, name: str) -> int:
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "not a plain file", name)
+    return fd
+
+
+def _plain(name: str) -> str:
+    if "/" in name or name in ("", ".", ".."):
+        raise OSError(errno.EINVAL, "not the name of a file in the folder", name)
+    return name
+
+
+def _sync_path(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,312 @@
+"""One HDF5 file of epochs: how it is written, sealed, walked and read.
+
+A file begins with room for HDF5's superblock and with our own head, which says whose it is. Regions of epochs follow
+(see `layout`). Sealing appends the root group and fills in the superblock: only then is it an HDF5 file. Nothing that
+was written is ever changed, but for the superblock.
+
+Up the stream: `layout`. Down the stream: `store` writes files, `snapshot` reads from them, `recovery` walks them.
+"""
+
+import struct
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Self
+
+import numpy as np
+
+from . import hdf5
+from .disk import Buffer, Disk
+from .errors import Damaged, NewerFormat
+from .layout import (
+    FORMAT_VERSION,
+    FRAME_HEAD,
+    PAGE,
+    SUM_NAME,
+    Frame,
+    Layout,
+    Stamp,
+    align,
+    as_bytes,
+    data_sum,
+    decode_frame,
+    layout_of,
+    read_frame_size,
+)
+from .tree import Array
+
+_HEAD_AT = 64
+_HEAD = struct.Struct("<8sIIIIQ16sQ")
+_HEAD_MAGIC = b"POSTfile"
+_FIRST_REGION = 128
+_MAX_FRAME = 1 << 28
+_SLAB = 1 << 20
+_WORTH_SKIPPING = 1 << 16
+
+
+class FileHead(NamedTuple):
+    """Whose file it is. `rewrite`: how often its content was written anew."""
+
+    run_id: bytes
+    generation: int
+    number: int
+    rewrite: int
+
+
+class EpochFile:
+    """A file that is filling up. Its owner is the one I/O thread."""
+
+    def __init__(self, disk: Disk, name: str, fd: int, head: FileHead) -> None:
+        self.disk = disk
+        self.name = name
+        self.head = head
+        self.end = _FIRST_REGION
+        self.groups: dict[int, int] = {}
+        self._fd = fd
+
+    @classmethod
+    def create(cls, disk: Disk, name: str, head: FileHead) -> "EpochFile":
+        """A new file with nothing but its head."""
+        file = cls(disk, name, disk.create(name), head)
+        try:
+            disk.write_at(file._fd, 0, [_encode_head(head)])
+        except OSError:
+            file.close()
+            raise
+        return file
+
+    @classmethod
+    def reopen(cls, disk: Disk, name: str, head: FileHead, regions: Sequence[tuple[int, int, Layout]]) -> "EpochFile":
+        """Go on with a file in which the epochs `(index, base, layout)` are.
+
+        What a crash left behind them is cut off: an old epoch there might look like the next one to be written.
+        """
+        file = cls(disk, name, disk.open(name, write=True), head)
+        try:
+            for index, base, layout in regions:
+                file._note(index, base, layout)
+            if disk.size(file._fd) > file.end:
+                disk.truncate(file._fd, file.end)
+                disk.sync(file._fd)
+        except OSError:
+            file.close()
+            raise
+        return file
+
+    def _note(self, index: int, base: int, layout: Layout) -> None:
+        self.groups[index] = base + layout.group_at
+        self.end = base + layout.size
+
+    def append(
+        self, stamp: Stamp, layout: Layout, arrays: Sequence[Array], sums: tuple[int, ...] | None = None
+    ) -> tuple[int, tuple[int, ...]]:
+        """Add an epoch; returns the base of its region and the checksums of its arrays. Nothing is synced.
+
+        `sums`: checksums that the arrays had once, kept so that damage done since stays to be seen.
+
+        Raises:
+            OSError: the file's epochs are as they were, and `end` too: the next attempt writes over this one.
+        """
+        base = align(self.end, layout.align)
+        self.disk.reserve(self._fd, self.end, base + layout.size - self.end)
+        if sums is None:
+            sums = tuple(data_sum(as_bytes(array)) for array in arrays)
+        head = layout.encode_head(base, stamp, arrays, sums)
+        buffers: list[Buffer] = [bytes(base - self.end), head]
+        at = base + len(head)
+        for i in layout.large:
+            start = base + layout.offsets[i]
+            buffers += [bytes(start - at), as_bytes(arrays[i])]
+            at = start + layout.nbytes[i]
+        buffers.append(bytes(base + layout.size - at))
+        self.disk.write_at(self._fd, self.end, buffers)
+        self._note(stamp.epoch, base, layout)
+        return base, sums
+
+    def seal(self) -> None:
+        """Make it an HDF5 file: append the root group, fill in the superblock. Nothing is synced."""
+        links = [(f"epoch_{index}", address) for index, address in self.groups.items()]
+        attributes = b"".join(
+            [
+                hdf5.text_attribute("posterity_run", self.head.run_id.hex()),
+                hdf5.number_attribute("posterity_format", FORMAT_VERSION),
+                hdf5.number_attribute("generation", self.head.generation),
+                hdf5.number_attribute("number", self.head.number),
+                hdf5.number_attribute("rewrite", self.head.rewrite),
+            ]
+        )
+        root = hdf5.group(links, attributes)
+        at = align(self.end, 8)
+        self.disk.truncate(self._fd, at)
+        self.disk.reserve(self._fd, at, len(root))
+        self.disk.write_at(self._fd, at, [root])
+        self.disk.write_at(self._fd, 0, [hdf5.superblock(at, at + len(root))])
+
+    def sync(self) -> None:
+        """Wait until what was written survives a power cut, but for the file's name."""
+        self.disk.sync(self._fd)
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        self.disk.close(self._fd)
+
+
+class Region(NamedTuple):
+    """Where an epoch's arrays are, as the journal or a frame has it."""
+
+    base: int
+    layout: Layout
+    sums: tuple[int, ...]
+
+
+class Reader:
+    """An open file of epochs, read at known offsets: no HDF5, no lock. Any thread may have one of its own."""
+
+    def __init__(self, disk: Disk, fd: int, name: str) -> None:
+        self._disk = disk
+        self._fd = fd
+        self.name = name
+        self.size = disk.size(fd)
+
+    @classmethod
+    def open(cls, disk: Disk, name: str) -> "Reader":
+        """Open a file to read it."""
+        return cls(disk, disk.open(name), name)
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        self._disk.close(self._fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def read_head(self) -> FileHead | None:
+        """Whose file it is; None if it isn't one of ours, or its head is damaged.
+
+        Raises:
+            NewerFormat: a later version wrote it.
+        """
+        data = self._read(_HEAD_AT, _HEAD.size)
+        if data[:8] != _HEAD_MAGIC or len(data) < _HEAD.size:
+            return None
+        _, version, generation, rewrite, _, number, run_id, digest = _HEAD.unpack(data)
+        if digest != data_sum(data[:-8]):
+            return None
+        if version > FORMAT_VERSION:
+            raise NewerFormat(f"{self.name} has format {version}, and this posterity knows {FORMAT_VERSION}")
+        return FileHead(run_id, generation, number, rewrite)
+
+    def walk(self, start: int = _FIRST_REGION) -> Iterator[tuple[int, Frame]]:
+        """The frames from an offset on, each with its base, until one isn't whole."""
+        while (found := self._frame_from(start)) is not None:
+            yield found
+            start = found[0] + found[1].region_size
+
+    def _frame_from(self, start: int) -> tuple[int, Frame] | None:
+        for base in sorted({align(start, 8), align(start, PAGE)}):
+            size = read_frame_size(self._read(base, FRAME_HEAD))
+            if size is None or size > min(self.size - base, _MAX_FRAME):
+                continue
+            frame = decode_frame(self._read(base, size), base)
+            if frame is not None and frame.region_size <= self.size - base:
+                return base, frame
+        return None
+
+    def region(self, base: int, frame: Frame) -> Region:
+        """Where the arrays of a frame's epoch are.
+
+        Raises:
+            Damaged: the frame contradicts itself.
+        """
+        layout = layout_of(frame.spec)
+        if layout.size != frame.region_size or len(frame.sums) != len(layout.leaves):
+            raise Damaged(f"{self.name}: the epoch at offset {base} contradicts itself")
+        return Region(base, layout, frame.sums)
+
+    def read_array(self, region: Region, i: int, *, verify: bool) -> Array:
+        """Array number `i` of an epoch, in memory of its own.
+
+        Raises:
+            Damaged: the file ends before it, or with `verify` its checksum is another one.
+        """
+        layout = region.layout
+        self._check_there(region, i)
+        memory = np.empty(layout.nbytes[i], np.uint8)
+        self._fill(region.base + layout.offsets[i], memory)
+        array = memory.view(layout.dtypes[i]).reshape(layout.leaves[i].shape)
+        if verify:
+            self._check_sum(region, i, array)
+        return array
+
+    def check_sums(self, region: Region, arrays: Sequence[Array]) -> None:
+        """Compare the checksums of all arrays of an epoch.
+
+        Raises:
+            Damaged: one is another; the message names the array.
+        """
+        for i, array in enumerate(arrays):
+            self._check_sum(region, i, array)
+
+    def _check_sum(self, region: Region, i: int, array: Array) -> None:
+        if data_sum(as_bytes(array)) != region.sums[i]:
+            raise self._damaged(region, i, f"its {SUM_NAME} is another one")
+
+    def read_samples(
+        self, region: Region, i: int, chains: Sequence[int] | None, into: Array, *, start: int, thin: int
+    ) -> None:
+        """Some samples of an array `(nchain, dim, nsamples)`: `array[chains, :, start::thin]`.
+
+        They are stored in `into`, of shape `(len(chains) * dim, n)`: a row is one dimension of one chain. Only the
+        chains asked for are read, piece by piece: the memory needed beside `into` is a megabyte, or one row.
+        """
+        layout = region.layout
+        self._check_there(region, i)
+        nchain, dim, nsamples = layout.leaves[i].shape
+        dtype = layout.dtypes[i]
+        row_bytes = nsamples * dtype.itemsize
+        skipped = start if start * dtype.itemsize >= _WORTH_SKIPPING else 0
+        skip = skipped * dtype.itemsize
+        most = 1 if skip else max(1, _SLAB // max(1, row_bytes))
+        at = region.base + layout.offsets[i] + skip
+        memory = np.empty(min(most, nchain * dim) * (row_bytes - skip), np.uint8)
+        for out_row, in_row, count in _runs(range(nchain) if chains is None else chains, dim, most):
+            part = memory[: count * (row_bytes - skip)]
+            self._fill(at + in_row * row_bytes, part)
+            values = part.view(dtype).reshape(count, nsamples - skipped)
+            into[out_row : out_row + count] = values[:, start - skipped :: thin]
+
+    def _check_there(self, region: Region, i: int) -> None:
+        if region.base + region.layout.offsets[i] + region.layout.nbytes[i] > self.size:
+            raise self._damaged(region, i, "the file ends before it")
+
+    def _damaged(self, region: Region, i: int, what: str) -> Damaged:
+        path = region.layout.leaves[i].path
+        return Damaged(f"{self.name} is damaged: {path!r} of the epoch at offset {region.base}: {what}")
+
+    def _fill(self, offset: int, memory: Array) -> None:
+        if self._disk.read_at(self._fd, offset, memory.data) < memory.nbytes:
+            raise Damaged(f"{self.name} ended while it was read, at offset {offset}")
+
+    def _read(self, offset: int, nbytes: int) -> bytes:
+        data = bytearray(nbytes)
+        return bytes(data[: self._disk.read_at(self._fd, offset, memoryview(data))])
+
+
+def _encode_head(head: FileHead) -> bytes:
+    fields = (_HEAD_MAGIC, FORMAT_VERSION, head.generation, head.rewrite, 0, head.number, head.run_id)
+    body = _HEAD.pack(*fields, 0)[:-8]
+    return (bytes(_HEAD_AT) + body + struct.pack("<Q", data_sum(body))).ljust(_FIRST_REGION, b"\0")
+
+
+def _runs(chosen: Sequence[int], dim: int, most: int) -> Iterator[tuple[int, int, int]]:
+    """Pieces of neighbouring rows: `(row in the result, row in the file, how many)`, `most` rows at a time."""
+    at = 0
+    while at < len(chosen):
+        stop = at + 1
+        while stop < len(chosen) and chosen[stop] == chosen[stop - 1] + 1:
+            stop += 1
+        first, count = chosen[at] * dim, (stop - at) * dim
+        for done in range(0, count, most):
+            yield at * dim + done, first + done, min(most, count - done)
+        at = stop

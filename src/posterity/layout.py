@@ -1,0 +1,279 @@
+"""Where each part of an epoch lies in a file.
+
+An epoch takes one region of a file: a *frame*, in which it describes itself to us; the HDF5 headers, in which it
+describes itself to everybody; the small arrays; the large ones, each from a multiple of 4096 on. The region holds
+addresses of the file, but nothing outside it points into it until the file is sealed. So regions are appended one
+after the other, and what is in a file can be found by walking from frame to frame, with no journal and no HDF5.
+
+`Layout` is all of that which equal epochs share. It is worked out once for each kind of epoch.
+
+Up the stream: `tree` gives the items. Down the stream: `epochfile` writes and reads regions.
+"""
+
+import functools
+import math
+import struct
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+import xxhash
+
+from . import hdf5
+from .errors import Damaged
+from .tree import MAX_AXES, Array, Item, dtype_from_text
+
+FORMAT_VERSION = 1
+PAGE = 4096
+LARGE = 16384
+SUM_NAME = "xxh3_64"
+MAX_ITEMS = 1_000_000
+_TOO_LARGE = 1 << 60
+_MAGIC = b"POSTepch"
+_FRAME = struct.Struct("<8sIIIIQQQQQQ16s")
+_HASH = struct.Struct("<Q")
+_items_decoder = msgspec.msgpack.Decoder(list[Item])
+
+
+def data_sum(data: bytes | bytearray | memoryview) -> int:
+    """Our checksum: XXH3, 64 bits (github.com/Cyan4973/xxHash, doc/xxhash_spec.md)."""
+    return xxhash.xxh3_64_intdigest(data)
+
+
+def as_bytes(array: Array) -> memoryview:
+    """The memory of a contiguous array as bytes, whatever its dtype; nothing is copied."""
+    return array.reshape(-1).view(np.uint8).data
+
+
+def align(offset: int, to: int) -> int:
+    """The first multiple of `to` that is not before `offset`."""
+    return -(-offset // to) * to
+
+
+class Frame(NamedTuple):
+    """How an epoch describes itself at the head of its region. Lengths in bytes, the others in samples."""
+
+    size: int
+    region_size: int
+    epoch: int
+    first: int
+    nsamples: int
+    cut: int
+    generation: int
+    run_id: bytes
+    spec: bytes
+    sums: tuple[int, ...]
+
+
+class Layout:
+    """The places of an epoch's parts, relative to its region's base, and its HDF5 headers but for what differs."""
+
+    def __init__(self, spec: bytes) -> None:
+        self.spec = spec
+        self.items = decode_items(spec)
+        self.leaves = [item for item in self.items if item.is_array]
+        self.dtypes = [dtype_from_text(item.dtype) for item in self.leaves]
+        for item, dtype in zip(self.leaves, self.dtypes, strict=True):
+            _check_size(item, dtype)
+        self._headers = [
+            hdf5.DatasetHeader(_file_dtype(item, dtype), item.shape, _item_attributes(item), SUM_NAME)
+            for dtype, item in zip(self.dtypes, self.leaves, strict=True)
+        ]
+        self.frame_size = align(_FRAME.size + len(spec) + 8 * len(self.leaves) + _HASH.size, 8)
+        self._place_headers()
+        self._place_data()
+        self.by_path = {item.path: i for i, item in enumerate(self.leaves)}
+        self._group_cache: tuple[int, list[bytes]] | None = None
+
+    def _place_headers(self) -> None:
+        """First the datasets' headers, then the groups', the epoch's own last."""
+        end = self.frame_size
+        places: dict[str, int] = {}
+        for item, header in zip(self.leaves, self._headers, strict=True):
+            places[item.path] = end
+            end += align(header.size, 8)
+        self._groups = {"": Item("", "dict"), **{item.path: item for item in self.items if not item.is_array}}
+        self._members: dict[str, list[str]] = {path: [] for path in self._groups}
+        for item in self.items:
+            self._members[item.path.rpartition("/")[0]].append(item.path)
+        for path in reversed(self._groups):
+            places[path] = end
+            names = [member.rpartition("/")[2] for member in self._members[path]]
+            end += align(hdf5.group_size(names, len(self._group_attributes(path, EMPTY_STAMP))), 8)
+        self._places = places
+        self.meta_size = end - self.frame_size
+        self.group_at = places[""]
+
+    def _place_data(self) -> None:
+        """The small arrays first; each array's checks of its size are done here, once."""
+        end = self.frame_size + self.meta_size
+        self.offsets = [0] * len(self.leaves)
+        self.nbytes = [header.nbytes for header in self._headers]
+        is_large = [nbytes >= LARGE for nbytes in self.nbytes]
+        self.align = PAGE if any(is_large) else 8
+        for large in (False, True):
+            for i, nbytes in enumerate(self.nbytes):
+                if is_large[i] == large:
+                    self.offsets[i] = align(end, PAGE if large else 8)
+                    end = self.offsets[i] + nbytes
+        self.small_size = min((o for o, large in zip(self.offsets, is_large, strict=True) if large), default=end)
+        self.large = [i for i, large in enumerate(is_large) if large]
+        self.size = align(end, 8)
+
+    def _group_attributes(self, path: str, stamp: "Stamp") -> bytes:
+        item = self._groups[path]
+        if path:
+            return _item_attributes(item)
+        return b"".join(
+            [
+                hdf5.text_attribute("posterity_run", stamp.run_id.hex()),
+                hdf5.number_attribute("posterity_format", FORMAT_VERSION),
+                hdf5.number_attribute("generation", stamp.generation),
+                hdf5.number_attribute("index", stamp.epoch),
+                hdf5.number_attribute("first", stamp.first),
+                hdf5.number_attribute("nsamples", stamp.nsamples),
+                hdf5.number_attribute("burned", stamp.cut),
+            ]
+        )
+
+    def encode_head(self, base: int, stamp: "Stamp", arrays: Sequence[Array], sums: Sequence[int]) -> bytearray:
+        """All of a region that comes before its large arrays: the frame, the headers, the small arrays."""
+        head = bytearray(self.small_size)
+        _FRAME.pack_into(
+            head, 0, _MAGIC, self.frame_size, len(self.spec), len(sums), stamp.generation, self.size,
+            stamp.epoch, stamp.first, stamp.nsamples, stamp.cut, base, stamp.run_id,
+        )  # fmt: skip
+        at = _FRAME.size
+        head[at : at + len(self.spec)] = self.spec
+        at += len(self.spec)
+        struct.pack_into(f"<{len(sums)}Q", head, at, *sums)
+        _HASH.pack_into(head, self.frame_size - 8, data_sum(memoryview(head)[: self.frame_size - 8]))
+        for i, (item, header) in enumerate(zip(self.leaves, self._headers, strict=True)):
+            at = self._places[item.path]
+            head[at : at + header.size] = header.fill(base + self.offsets[i], sums[i])
+        for path, encoded in self._encode_groups(base, stamp):
+            at = self._places[path]
+            head[at : at + len(encoded)] = encoded
+        for i, array in enumerate(arrays):
+            if self.nbytes[i] < LARGE:
+                at = self.offsets[i]
+                head[at : at + self.nbytes[i]] = as_bytes(array)
+        return head
+
+    def _encode_groups(self, base: int, stamp: "Stamp") -> list[tuple[str, bytes]]:
+        """The groups' headers. All but the epoch's own depend on the base alone, which is often the same."""
+        inner = list(self._groups)[1:]
+        if self._group_cache is None or self._group_cache[0] != base:
+            encoded = [self._encode_group(path, base, EMPTY_STAMP) for path in inner]
+            self._group_cache = (base, encoded)
+        return [*zip(inner, self._group_cache[1], strict=True), ("", self._encode_group("", base, stamp))]
+
+    def _encode_group(self, path: str, base: int, stamp: "Stamp") -> bytes:
+        links = [(member.rpartition("/")[2], base + self._places[member]) for member in self._members[path]]
+        return hdf5.group(links, self._group_attributes(path, stamp))
+
+
+class Stamp(NamedTuple):
+    """What a region says of its epoch: whose it is and which of its samples are in it.
+
+    `first`: position of its first sample in the run. `cut`: how many samples at its beginning were left out.
+    """
+
+    run_id: bytes
+    generation: int
+    epoch: int
+    first: int
+    nsamples: int
+    cut: int
+
+
+EMPTY_STAMP = Stamp(bytes(16), 0, 0, 0, 0, 0)
+
+
+def encode_items(items: Sequence[Item]) -> bytes:
+    """Items as the bytes that stand for their layout: equal bytes, equal layout."""
+    return msgspec.msgpack.encode(items)
+
+
+def decode_items(spec: bytes) -> list[Item]:
+    """The items that `encode_items` wrote.
+
+    Raises:
+        Damaged: the bytes aren't such items, or contradict themselves.
+    """
+    try:
+        items = _items_decoder.decode(spec)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Damaged(f"an epoch's description can't be read: {error}") from error
+    groups = {""}
+    seen = {""}
+    for item in items:
+        parent = item.path.rpartition("/")[0]
+        if parent not in groups or item.path in seen or min(item.shape, default=0) < 0:
+            raise Damaged(f"an epoch's description contradicts itself at {item.path[:80]!r}")
+        seen.add(item.path)
+        if not item.is_array and item.kind != "none":
+            groups.add(item.path)
+    return items
+
+
+@functools.lru_cache(maxsize=4096)
+def layout_of(spec: bytes) -> Layout:
+    """The layout for encoded items; worked out once.
+
+    Raises:
+        Damaged: the bytes don't describe an epoch.
+    """
+    try:
+        return Layout(spec)
+    except (ValueError, TypeError, OverflowError, struct.error) as error:
+        raise Damaged(f"an epoch's description can't be used: {error}") from error
+
+
+def read_frame_size(head: bytes) -> int | None:
+    """How long the frame is that begins with these `FRAME_HEAD` bytes, or None if no frame begins so."""
+    if len(head) < _FRAME.size or head[:8] != _MAGIC:
+        return None
+    _, size, spec_size, nsums, *_ = _FRAME.unpack_from(head)
+    if size != align(_FRAME.size + spec_size + 8 * nsums + _HASH.size, 8) or nsums > MAX_ITEMS:
+        return None
+    return int(size)
+
+
+FRAME_HEAD = _FRAME.size
+
+
+def decode_frame(data: bytes, base: int) -> Frame | None:
+    """The frame in `data`, which was read from offset `base`; None if a bit of it is wrong."""
+    size = read_frame_size(data)
+    if size is None or size > len(data) or _HASH.unpack_from(data, size - 8)[0] != data_sum(data[: size - 8]):
+        return None
+    (_, _, spec_size, nsums, generation, region_size, index, first, nsamples, cut, own_base, run_id) = (
+        _FRAME.unpack_from(data)
+    )
+    if own_base != base or not cut < nsamples or region_size < size:
+        return None
+    spec = data[_FRAME.size : _FRAME.size + spec_size]
+    sums = struct.unpack_from(f"<{nsums}Q", data, _FRAME.size + spec_size)
+    return Frame(size, region_size, index, first, nsamples, cut, generation, run_id, spec, sums)
+
+
+def _check_size(item: Item, dtype: np.dtype[np.generic]) -> None:
+    """Refuse an array that no file can hold, or NumPy: also one without elements has lengths."""
+    nbytes = math.prod(length or 1 for length in item.shape) * dtype.itemsize
+    if not 0 < nbytes < _TOO_LARGE or len(item.shape) > MAX_AXES:
+        raise ValueError(f"{item.path[:80]!r} has shape {item.shape[:MAX_AXES]} and dtype {dtype}")
+
+
+def _file_dtype(item: Item, dtype: np.dtype[np.generic]) -> np.dtype[np.generic]:
+    """The dtype that HDF5 is told of: text is UTF-8 there."""
+    is_text = item.kind in ("str", "empty", "bigint") or item.kind.endswith((":str", ":text"))
+    return hdf5.utf8_dtype(dtype.itemsize) if is_text else dtype
+
+
+def _item_attributes(item: Item) -> bytes:
+    """What an HDF5 reader is told of an item: nothing, for a plain array or a dict."""
+    plain = item.kind in ("array", "dict")
+    kind = b"" if plain else hdf5.text_attribute("kind", item.kind)
+    return kind + (hdf5.text_attribute("dtype", item.was) if item.was else b"")

@@ -1,0 +1,535 @@
+"""The border between threads: one lock, and behind it all that samplers, readers and the writer share.
+
+A hand-over is one assignment: the registry with one more epoch takes the place of the old one. The epochs that are in
+the registry and not yet written *are* the mailbox; nothing is queued in a second place, so a read never has to wait
+for the writer, and nothing can be lost between two queues.
+
+Up the stream: the faces hand over, burn, ask. Down the stream: `writer` fetches work and reports what came of it.
+Every call here takes the lock for a few microseconds and does no I/O; only `wait` waits.
+"""
+
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from itertools import takewhile
+from typing import NamedTuple
+
+import msgspec
+
+from .catalog import Catalog
+from .epoch import Held, Prepared
+from .errors import BurnLowered, Closed, EpochMismatch, MailboxFull, PosterityError, WriteFailed
+from .options import Options
+from .policy import Action, Demand, done, is_met, memory_floor, pending, plan
+from .registry import Registry, admit, raise_burn, reset, start_series
+from .states import Event, State, after
+from .store import Outcome
+
+Shapes = dict[str, tuple[int, str]]
+
+
+class Shelf:
+    """Where the epochs of one generation are: in memory, or in files. Looking up needs no lock."""
+
+    def __init__(self, catalog: Catalog | None) -> None:
+        self.held: dict[int, Held] = {}
+        self.catalog = catalog
+
+
+class Ticket:
+    """A place in the queue of those who wait for room."""
+
+    __slots__ = ("nbytes",)
+
+    def __init__(self, nbytes: int) -> None:
+        self.nbytes = nbytes
+
+
+class Fault(msgspec.Struct, frozen=True):
+    """What is wrong with the disk. `since`, `at`: seconds since 1970, of the first and of the last failure."""
+
+    error: BaseException
+    since: float
+    at: float
+    attempts: int
+
+
+class Pin(NamedTuple):
+    """What a snapshot needs to be kept: the samples of one generation from `burn` on, of the epochs before `stop`."""
+
+    generation: int
+    burn: int
+    stop: int
+
+
+class View(NamedTuple):
+    """A moment of the run, pinned."""
+
+    registry: Registry
+    shelf: Shelf
+    pin: Pin
+
+
+class Work(NamedTuple):
+    """What the writer is to do next."""
+
+    actions: list[Action]
+    registry: Registry
+    held: dict[int, Held]
+    old_is_read: bool
+
+
+class Ledger:
+    """All that threads share. Its methods may be called from any thread."""
+
+    def __init__(
+        self, options: Options, registry: Registry, catalog: Catalog | None, shapes: tuple[int, Shapes]
+    ) -> None:
+        self.options = options
+        self._changed = threading.Condition(threading.Lock())
+        self._listeners: dict[object, Callable[[], None]] = {}
+        self._registry = start_series(raise_burn(registry, options.burn, asked=True), options.epochs_per_file)
+        self._shelf = Shelf(catalog)
+        self._nchain, self._shapes = shapes
+        self._demand = Demand()
+        self._tickets: deque[Ticket] = deque()
+        self._granted: dict[Ticket, None] = {}
+        self._pins: Counter[Pin] = Counter()
+        self._dropped_pins: deque[Pin] = deque()
+        self._state = State.RUNNING
+        self._fault: Fault | None = None
+        self._failures = 0
+        self._is_tidy = True
+        self._has_asides = False
+        self._is_on_disk = catalog is not None
+        self._version = 0
+        self._is_silent = False
+        self.waited_s = 0.0
+        self.asked = 0  # how often somebody asked for something to be written, and waits for it
+        self.lost: BaseException | None = None
+
+    # ---- waiting -------------------------------------------------------------------------------------------------
+
+    def wait(self, condition: Callable[[], bool], timeout_s: float | None = None) -> bool:
+        """Wait in this thread until a condition holds; False if the time is over first."""
+        with self._changed:
+            return self._changed.wait_for(condition, timeout_s)
+
+    def holds(self, condition: Callable[[], bool]) -> bool:
+        """Whether a condition holds now."""
+        with self._changed:
+            return condition()
+
+    def listen(self, key: object, listener: Callable[[], None]) -> None:
+        """Have a function called at each change, in the thread that made it; it must not wait, nor call back."""
+        with self._changed:
+            self._listeners[key] = listener
+
+    def unlisten(self, key: object) -> None:
+        """Have it called no more."""
+        with self._changed:
+            self._listeners.pop(key, None)
+
+    def announce(self) -> None:
+        """Have every condition looked at again."""
+        with self._changed:
+            self._announce()
+
+    def _announce(self) -> None:
+        self._version += 1
+        self._changed.notify_all()
+        for listener in self._listeners.values():
+            listener()
+
+    # ---- looking -------------------------------------------------------------------------------------------------
+
+    @property
+    def registry(self) -> Registry:
+        """The run at this moment."""
+        return self._registry
+
+    @property
+    def state(self) -> State:
+        """What the writer is doing."""
+        return self._state
+
+    @property
+    def fault(self) -> Fault | None:
+        """What is wrong with the disk, if anything is."""
+        return self._fault
+
+    @property
+    def version(self) -> int:
+        """A number that grows with each change."""
+        return self._version
+
+    @property
+    def pending(self) -> tuple[int, int]:
+        """Epochs and bytes that wait to be written."""
+        return pending(self._registry, self.options.inmem_epochs)
+
+    def view(self) -> View:
+        """The run at this moment; what it needs is kept until `unpin`."""
+        with self._changed:
+            registry = self._registry
+            last = max(0, registry.nsamples - 1)  # what sampling continues from, although it is burned
+            pin = Pin(registry.generation, min(registry.burn, last), registry.next_index)
+            self._pins[pin] += 1
+            return View(registry, self._shelf, pin)
+
+    def unpin(self, pin: Pin) -> None:
+        """Let go of what a view needed."""
+        with self._changed:
+            self._dropped_pins.append(pin)
+            self._drop_pins()
+            self._let_go()
+            self._announce()
+
+    def unpin_later(self, pin: Pin) -> None:
+        """As `unpin`, from a finaliser: that may run while this very thread has the lock."""
+        self._dropped_pins.append(pin)
+
+    def _drop_pins(self) -> None:
+        while self._dropped_pins:
+            pin = self._dropped_pins.popleft()
+            self._pins[pin] -= 1
+            if self._pins[pin] <= 0:
+                del self._pins[pin]
+
+    # ---- handing over --------------------------------------------------------------------------------------------
+
+    def check_fits(self, epoch: Prepared) -> None:
+        """Refuse an epoch that doesn't fit the run.
+
+        Raises:
+            EpochMismatch: another number of chains, or another dim or dtype for a name that was there before.
+        """
+        if self._nchain and epoch.nchain != self._nchain:
+            raise EpochMismatch(
+                f"the epoch has {epoch.nchain} chains and the run has {self._nchain}; "
+                f"reset() the run, or use another outdir"
+            )
+        for name, shape in epoch.shapes.items():
+            known = self._shapes.get(name, shape)
+            if shape != known:
+                raise EpochMismatch(
+                    f"samples[{name!r}] has dim {shape[0]} and dtype {shape[1]}, and in the run it has dim {known[0]} "
+                    f"and dtype {known[1]}; convert it, reset() the run, or use another outdir"
+                )
+
+    def ask_room(self, nbytes: int) -> Ticket:
+        """Ask for room for an epoch; whoever asked first gets it first.
+
+        Raises:
+            Closed: no epochs are taken any more.
+        """
+        ticket = Ticket(nbytes)
+        with self._changed:
+            if not self._is_silent:
+                self._refuse_if_closed()
+            self._tickets.append(ticket)
+            self._grant()
+        return ticket
+
+    def has_room(self, ticket: Ticket) -> bool:
+        """Whether the room is there: a condition to wait for. Also true when there is no sense in waiting longer."""
+        return ticket in self._granted or not (self._state.takes_epochs or self._is_silent)
+
+    def give_up(self, ticket: Ticket) -> None:
+        """Give room back, or the question for it; idempotent."""
+        with self._changed:
+            self._granted.pop(ticket, None)
+            if ticket in self._tickets:
+                self._tickets.remove(ticket)
+            self._grant()
+            self._announce()
+
+    def hand_over(self, ticket: Ticket, epoch: Prepared, held: Held, waited_s: float = 0.0) -> tuple[int, int]:
+        """Make an epoch part of the run; returns its generation and index. From now on every read sees it.
+
+        `waited_s`: how long it waited for room.
+
+        Raises:
+            Closed: no epochs are taken any more.
+            EpochMismatch: an epoch that came first made the run another one.
+        """
+        with self._changed:
+            self._refuse_if_closed()
+            self.check_fits(epoch)
+            index = self._registry.next_index
+            registry = admit(self._registry, held.nsamples, held.nbytes)
+            self._shelf.held[index] = held
+            self._nchain = epoch.nchain
+            if epoch.shapes.keys() - self._shapes.keys():
+                self._shapes = {**self._shapes, **epoch.shapes}
+            self._registry = registry  # the one step: a Ctrl-C before it changes nothing, one after it loses nothing
+            self._granted.pop(ticket, None)
+            self.waited_s += waited_s
+            self._announce()
+            return registry.generation, index
+
+    def _grant(self) -> None:
+        while self._tickets and self._state.takes_epochs and self._fits(self._tickets[0].nbytes):
+            self._granted[self._tickets.popleft()] = None
+
+    def _fits(self, nbytes: int) -> bool:
+        """Whether an epoch finds room; a larger one than the whole mailbox does when it is empty."""
+        epochs, waiting = self.pending
+        epochs += len(self._granted)
+        if epochs == 0:
+            return True
+        waiting += sum(ticket.nbytes for ticket in self._granted)
+        return waiting + nbytes <= self.options.max_pending_bytes and epochs < self.options.max_pending_epochs
+
+    def _refuse_if_closed(self) -> None:
+        if not self._state.takes_epochs:
+            error = Closed(f"the backend is {self._state}: it takes no more epochs")
+            raise error from self._cause()
+
+    def full_error(self) -> MailboxFull:
+        """The error of who doesn't wait for room."""
+        epochs, nbytes = self.pending
+        why = f": {self._fault.error}" if self._fault else ""
+        error = MailboxFull(f"{epochs} epochs of {nbytes / 1e6:.1f} MB wait to be written; there is no room{why}")
+        error.__cause__ = self._cause()
+        return error
+
+    def _cause(self) -> BaseException | None:
+        return self._fault.error if self._fault else self.lost
+
+    @property
+    def is_unused(self) -> bool:
+        """Whether the run is closed and no snapshot is left that reads from it."""
+        return self._state is State.CLOSED and not self._pins
+
+    # ---- asking --------------------------------------------------------------------------------------------------
+
+    def set_burn(self, burn: int) -> None:
+        """Discard the samples before position `burn`: every later read sees it.
+
+        Raises:
+            BurnLowered: it would be lower than it was.
+        """
+        with self._changed:
+            self._refuse_if_closed()
+            if burn < self._registry.burn:
+                raise BurnLowered(
+                    f"burn is {self._registry.burn} and can't be lowered to {burn}: what was burned is gone"
+                )
+            self._registry = raise_burn(self._registry, burn, asked=True)
+            self._announce()
+
+    def clean(self) -> None:
+        """Discard all that was ingested so far."""
+        with self._changed:
+            self._refuse_if_closed()
+            self._registry = raise_burn(self._registry, self._registry.nsamples, asked=False)
+            self._announce()
+
+    def reset(self) -> None:
+        """Start empty; what was there goes when the writer gets to it."""
+        with self._changed:
+            self._refuse_if_closed()
+            self._registry = reset(self._registry, self.options.epochs_per_file)
+            self._shelf = Shelf(None)
+            self._nchain, self._shapes = 0, {}
+            self._demand = Demand()
+            self._is_tidy = not self._is_on_disk
+            self._grant()
+            self._announce()
+
+    def demand(self, *, publish: bool = False) -> tuple[int, Demand, int]:
+        """Ask that all that is there now be written; returns what `is_done` takes."""
+        with self._changed:
+            registry = self._registry
+            n = registry.next_index
+            demand = Demand(n, n if publish else 0, registry.burn if n or self._is_on_disk else 0)
+            self._ask(demand)
+            return registry.generation, demand, self._failures
+
+    def demand_epoch(self, generation: int, index: int) -> None:
+        """Ask that an epoch be written, with those before it."""
+        with self._changed:
+            if generation == self._registry.generation:
+                self._ask(Demand(write_to=index + 1))
+
+    def _ask(self, demand: Demand) -> None:
+        self._demand = self._demand.joined(demand)
+        self.asked += 1
+        self._announce()
+
+    def is_done(self, asked: tuple[int, Demand, int]) -> bool:
+        """Whether a demand is met, or there is no sense in waiting: a condition to wait for."""
+        generation, demand, failures = asked
+        if self._state.is_over or self._failures > failures:
+            return True
+        if generation != self._registry.generation:
+            return self._is_tidy  # a reset took all of it away
+        return is_met(self._registry, demand, self._pinned_burn()) and (self._is_tidy or not demand.publish_to)
+
+    def check_done(self, asked: tuple[int, Demand, int]) -> None:
+        """Raise what kept a demand from being met.
+
+        Raises:
+            WriteFailed: an attempt made since failed; the attempts go on.
+            Closed: the backend was closed before.
+        """
+        self.check_failure(asked[2])
+        with self._changed:
+            generation, demand, _ = asked
+            if generation == self._registry.generation and not is_met(self._registry, demand, self._pinned_burn()):
+                raise Closed("the backend was closed before all was written")
+
+    @property
+    def failures(self) -> int:
+        """How many attempts to write failed so far."""
+        return self._failures
+
+    def has_failed(self, failures: int) -> bool:
+        """Whether an attempt failed since there were `failures`: a condition to wait for."""
+        return self._failures > failures
+
+    def check_failure(self, failures: int) -> None:
+        """Raise what failed since there were `failures`.
+
+        Raises:
+            WriteFailed: an attempt to write; the attempts go on.
+        """
+        fault = self._fault
+        if self._failures > failures and fault is not None:
+            raise WriteFailed(f"writing failed: {fault.error}; it is tried again") from fault.error
+        if self._state is State.FAILED:
+            raise WriteFailed(f"the writer broke: {self.lost}") from self.lost
+
+    def has_news(self, seen: tuple[int, int, int] | None, min_samples: int) -> bool:
+        """Whether enough changed since a generation, samples and burn that were seen: a condition to wait for."""
+        if self._state.is_over:
+            return True
+        registry = self._registry
+        if seen is None or registry.generation != seen[0] or registry.burn != seen[2]:
+            return seen is not None or registry.nsamples > 0
+        return registry.nsamples - seen[1] >= min_samples
+
+    def is_settled(self) -> bool:
+        """Whether memory and disk are as the policy says: a condition to wait for."""
+        return self._state.is_over or (self._is_tidy and not self._has_due_asides() and not self._plan())
+
+    def is_durable(self, generation: int, index: int) -> bool:
+        """Whether an epoch survives a power cut, or there is no sense in waiting: a condition to wait for."""
+        registry = self._registry
+        return registry.generation != generation or registry.nwritten > index or self._state.is_over
+
+    # ---- the writer's side ---------------------------------------------------------------------------------------
+
+    def next_work(self) -> Work | None:
+        """What to do next, or None."""
+        with self._changed:
+            self._drop_pins()
+            self._let_go()
+            actions = self._plan()
+            if not actions and self._is_tidy and not self._has_due_asides():
+                return None
+            self._is_on_disk = True
+            return Work(actions, self._registry, self._shelf.held, self._is_old_read())
+
+    def _is_old_read(self) -> bool:
+        """Whether a snapshot shows what was there before a reset."""
+        return any(pin.generation < self._registry.generation for pin in self._pins)
+
+    def _has_due_asides(self) -> bool:
+        """Whether files from before a reset are still there, and nobody reads them any more."""
+        return self._has_asides and not self._is_old_read()
+
+    def _plan(self) -> list[Action]:
+        return plan(
+            self._registry,
+            inmem_epochs=self.options.inmem_epochs,
+            demand=self._demand,
+            pinned_burn=self._pinned_burn(),
+        )
+
+    def _pinned_burn(self) -> int | None:
+        if not self._pins:
+            return None
+        generation = self._registry.generation
+        return min((pin.burn for pin in self._pins if pin.generation == generation), default=None)
+
+    def report(self, work: Work, outcome: Outcome, catalog: Catalog | None) -> None:
+        """Take in what came of some work."""
+        with self._changed:
+            if work.registry.generation == self._registry.generation:
+                self._shelf.catalog = catalog
+                for action in outcome.done:
+                    self._registry = done(self._registry, action)
+                self._is_tidy = outcome.is_tidy
+                self._let_go()
+            self._has_asides = outcome.has_asides
+            self._note_fault(outcome.error)
+            self._grant()
+            self._announce()
+
+    def _let_go(self) -> None:
+        """Forget the epochs that needn't stay in memory: those on disk, unless a snapshot shows more than the disk has."""
+        floor = memory_floor(self._registry, self.options.inmem_epochs)
+        held = self._shelf.held
+        for index in list(takewhile(floor.__gt__, held)):
+            if not self._is_shown(index):
+                del held[index]
+
+    def _is_shown(self, index: int) -> bool:
+        """Whether a snapshot shows samples of a written epoch that a burn kept from being written."""
+        generation, cut, entry = self._registry.generation, self._registry.cuts[index], self._registry.entries[index]
+        return any(
+            pin.generation == generation and index < pin.stop and cut > entry.burned(pin.burn) for pin in self._pins
+        )
+
+    def _note_fault(self, error: OSError | None) -> None:
+        if error is None:
+            self._fault = None
+            self._state = after(self._state, Event.WRITE_WORKED)
+            return
+        now = time.time()
+        first = self._fault or Fault(error, now, now, 0)
+        self._fault = Fault(error, first.since, now, first.attempts + 1)
+        self._failures += 1
+        self._state = after(self._state, Event.WRITE_FAILED)
+
+    def ask_close(self, *, silently: bool = False) -> None:
+        """Take no more epochs, and write and publish all that is there.
+
+        `silently`: the process is about to end; who hands over waits for that, in place of an error.
+        """
+        with self._changed:
+            if self._state.is_over:
+                return
+            self._is_silent |= silently
+            self._state = after(self._state, Event.CLOSE_ASKED)
+            registry = self._registry
+            n = registry.next_index
+            self._ask(Demand(n, n, registry.burn if n or self._is_on_disk else 0))
+
+    def note_closed(self) -> None:
+        """The folder was let go."""
+        with self._changed:
+            self._state = after(self._state, Event.ALL_RELEASED)
+            self._let_go()
+            self._announce()
+
+    def note_broken(self, error: BaseException) -> None:
+        """The writer ended in a way that wasn't foreseen."""
+        with self._changed:
+            self.lost = error
+            self._state = after(self._state, Event.BROKE)
+            self._announce()
+
+    def missing(self) -> Sequence[int]:
+        """The epochs that aren't on disk."""
+        return range(self._registry.nwritten, self._registry.next_index)
+
+
+def not_stored(error: BaseException | None) -> PosterityError:
+    """The error of an epoch that will never be written."""
+    failed = WriteFailed(f"the epoch was not written: {error}")
+    failed.__cause__ = error
+    return failed

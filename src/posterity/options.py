@@ -1,0 +1,139 @@
+"""The options of a backend, checked at once, where they are given.
+
+Up the stream: whoever opens a backend. Down the stream: every module that needs to know what was asked for.
+"""
+
+import difflib
+import os
+import re
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from .errors import UnknownOption
+
+Mode = Literal["a", "x", "w"]
+OnFull = Literal["wait", "raise"]
+
+DEFAULT_FMT = "epochs_%d.h5"
+_FIELD = re.compile(r"%(?:%|0?\d{0,3}[di])")
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """What a backend was opened with. Sizes in bytes, times in seconds.
+
+    `outfile_fmt` None: what the run in the folder has, and `DEFAULT_FMT` for a new one.
+    """
+
+    burn: int = 0
+    outdir: Path = Path("./")
+    outfile_fmt: str | None = None
+    epochs_per_file: int = 1
+    inmem_epochs: int = 0
+    save_stats: bool = True
+    mode: Mode = "a"
+    max_pending_bytes: int = 1 << 30
+    max_pending_epochs: int = 10_000
+    on_full: OnFull = "wait"
+    retry_after_s: float = 0.1
+    retry_at_most_s: float = 30.0
+    warn_free_bytes: int = 1 << 30
+    exit_timeout_s: float = 60.0
+    flush_on_sigterm: bool = False
+    trusted_classes: tuple[str, ...] = ()
+
+
+_LEAST = {
+    "burn": 0,
+    "epochs_per_file": 1,
+    "inmem_epochs": 0,
+    "max_pending_bytes": 1,
+    "max_pending_epochs": 1,
+    "retry_after_s": 0.0,
+    "retry_at_most_s": 0.0,
+    "warn_free_bytes": 0,
+    "exit_timeout_s": 0.0,
+}
+
+
+def parse_options(burn: int, outdir: str | os.PathLike[str], given: dict[str, object]) -> Options:
+    """Check what was given at opening.
+
+    Raises:
+        UnknownOption: a name that isn't an option; the nearest one is named.
+        TypeError, ValueError: a value of the wrong type, or out of its range.
+    """
+    names = Options.__struct_fields__
+    for name in given:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"the options are {', '.join(names)}."
+            raise UnknownOption(f"there is no option {name!r}; {hint}")
+    values = {**given, "burn": _plain(burn), "outdir": os.fspath(outdir)}
+    if isinstance(values["outdir"], bytes):
+        values["outdir"] = os.fsdecode(values["outdir"])
+    for name, value in values.items():
+        values[name] = _plain(value)
+    try:
+        options = msgspec.convert(values, Options, dec_hook=_decode)
+    except msgspec.ValidationError as error:
+        raise TypeError(f"an option has the wrong type: {error}") from error
+    _check_ranges(options)
+    if options.outfile_fmt is not None:
+        check_format(options.outfile_fmt)
+    return options
+
+
+def _plain(value: object) -> object:
+    """A NumPy or other integer as a Python one: `burn` is often computed with NumPy."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        return value
+    return value.__index__()
+
+
+def _decode(kind: type, value: object) -> object:
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    raise TypeError(f"expected {kind.__name__}, got {value!r}")
+
+
+def _check_ranges(options: Options) -> None:
+    for name, least in _LEAST.items():
+        value = getattr(options, name)
+        if not value >= least:
+            raise ValueError(f"{name} must be at least {least}, got {value!r}")
+
+
+def check_format(fmt: str) -> None:
+    """Refuse a format that doesn't have one field, for the file's number, in a plain name: files stay in the folder.
+
+    Raises:
+        ValueError: the message shows it, and says what it must have.
+    """
+    fields = [field for field in _FIELD.findall(fmt) if field != "%%"]
+    if len(fields) != 1 or "%" in _FIELD.sub("", fmt):
+        raise ValueError(f"outfile_fmt must have one %d for the file's number, got {fmt!r}")
+    if "/" in fmt or "\0" in fmt or "\\" in fmt or fmt.startswith("."):
+        raise ValueError(f"outfile_fmt must be a plain, visible file name, got {fmt!r}; use outdir for the folder")
+    if len((fmt % 10**12).encode()) > 200:
+        raise ValueError(f"outfile_fmt is too long for a file name: {fmt!r}")
+
+
+def file_name(fmt: str, number: int) -> str:
+    """The published name of file `number`, 1 being the first."""
+    return fmt % number
+
+
+def file_pattern(fmt: str) -> re.Pattern[str]:
+    """A pattern that matches the published names of all files, with the number as its group."""
+    parts = re.split(r"(%%|%0?\d*[di])", fmt)
+    return re.compile("".join(_part_pattern(part) for part in parts))
+
+
+def _part_pattern(part: str) -> str:
+    if part == "%%":
+        return "%"
+    if part.startswith("%"):
+        return r"[ 0]*(\d+)"
+    return re.escape(part)

@@ -1,0 +1,89 @@
+"""Receipts: what `ingest_nowait` gives back at once, and what can be waited for later."""
+
+import weakref
+from collections.abc import Callable, Generator
+from functools import partial
+
+from .epoch import Held
+from .errors import Closed
+from .ledger import Ledger, not_stored
+from .waiting import until
+
+
+class Promise:
+    """Something that will have happened. It can be awaited, waited for, or asked."""
+
+    __slots__ = ("_ask", "_check", "_condition", "_ledger")
+
+    def __init__(
+        self, ledger: Ledger, condition: Callable[[], bool], ask: Callable[[], None], check: Callable[[], None]
+    ) -> None:
+        self._ledger = ledger
+        self._condition = condition
+        self._ask = ask
+        self._check = check
+
+    @property
+    def done(self) -> bool:
+        """Whether it has happened, or never will."""
+        return self._ledger.holds(self._condition)
+
+    def wait(self, timeout_s: float | None = None) -> None:
+        """Wait for it in this thread.
+
+        Raises:
+            TimeoutError: it hasn't happened in time.
+            PosterityError: it never will.
+        """
+        self._ask()
+        if not self._ledger.wait(self._condition, timeout_s):
+            raise TimeoutError(f"it has not happened within {timeout_s} s")
+        self._check()
+
+    def __await__(self) -> Generator[object, None, None]:
+        self._ask()
+        yield from until(self._ledger, self._condition).__await__()
+        self._check()
+
+
+class Receipt:
+    """For an epoch that was handed over. `index`: its number in the run.
+
+    `released`: its arrays are free again. `durable`: it survives a power cut; raises the epoch's error if it never
+    will.
+    """
+
+    __slots__ = ("durable", "index", "released")
+
+    def __init__(self, ledger: Ledger, generation: int, index: int, held: "weakref.ref[Held] | None" = None) -> None:
+        self.index = index
+        self.durable = Promise(
+            ledger,
+            partial(ledger.is_durable, generation, index),
+            partial(ledger.demand_epoch, generation, index),
+            partial(_check_durable, ledger, generation, index),
+        )
+        self.released = Promise(ledger, partial(_is_released, ledger, held), _nothing, partial(_check_released, held))
+
+    def __repr__(self) -> str:
+        return f"<Receipt of epoch {self.index}, {'durable' if self.durable.done else 'not yet durable'}>"
+
+
+def _check_durable(ledger: Ledger, generation: int, index: int) -> None:
+    registry = ledger.registry
+    if registry.generation == generation and registry.nwritten <= index:
+        raise not_stored(ledger.lost)
+
+
+def _is_released(ledger: Ledger, held: "weakref.ref[Held] | None") -> bool:
+    """Whether nobody has the arrays any more: not the writer, no read under way, no older snapshot."""
+    return held is None or held() is None or ledger.state.is_over
+
+
+def _check_released(held: "weakref.ref[Held] | None") -> None:
+    if held is not None and held() is not None:
+        raise Closed("the backend is closed, and a snapshot that isn't released still reads the arrays")
+
+
+def _nothing() -> None:
+    pass

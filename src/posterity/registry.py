@@ -1,0 +1,249 @@
+"""What a run consists of, and each way in which that can change. Pure: no I/O, no lock, no clock.
+
+The registry counts. Epochs are written in the order in which they came and burned from the beginning, so a few numbers
+that only grow say where every epoch is:
+
+    0 ... burned wholly | burned in part | left ... | written ... | in memory only ... next
+
+Up the stream: `ledger` applies the transitions. Down the stream: `policy` reads the numbers, `snapshot` shows them.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Generic, TypeVar, overload
+
+import msgspec
+
+T = TypeVar("T")
+
+
+class Log(Sequence[T], Generic[T]):
+    """An immutable sequence that is cheap to append to: the new one shares the memory of the old one.
+
+    `appended` costs the same however long the log is, as long as it is called on the longest log of its family, and a
+    copy otherwise. Readers of the older ones see what they always saw.
+    """
+
+    __slots__ = ("_items", "_length")
+
+    def __init__(self, items: Sequence[T] = ()) -> None:
+        self._items = list(items)
+        self._length = len(self._items)
+
+    def appended(self, item: T) -> "Log[T]":
+        """This log and one more item."""
+        longer: Log[T] = Log.__new__(Log)
+        longer._items = self._items if len(self._items) == self._length else self._items[: self._length]
+        longer._items.append(item)
+        longer._length = self._length + 1
+        return longer
+
+    def extended(self, items: Iterable[T]) -> "Log[T]":
+        """This log and more items."""
+        longer = self
+        for item in items:
+            longer = longer.appended(item)
+        return longer
+
+    def replaced(self, start: int, items: Sequence[T]) -> "Log[T]":
+        """A copy with other items from `start` on, as many as are given."""
+        return Log([*self[:start], *items, *self[start + len(items) :]])
+
+    def __len__(self) -> int:
+        return self._length
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[T]: ...
+    def __getitem__(self, index: int | slice) -> T | list[T]:
+        if isinstance(index, slice):
+            return [self._items[i] for i in range(*index.indices(self._length))]
+        if not -self._length <= index < self._length:
+            raise IndexError(index)
+        return self._items[index % self._length]
+
+    def __iter__(self) -> Iterator[T]:
+        return (self._items[i] for i in range(self._length))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Log) and list(self) == list(other)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self))
+
+    def __repr__(self) -> str:
+        return f"Log({list(self)!r})"
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """One ingested epoch.
+
+    `first`: position of its first sample in the run. `nbytes`: of all its arrays; `before`: of all epochs before it.
+    """
+
+    index: int
+    first: int
+    nsamples: int
+    nbytes: int = 0
+    before: int = 0
+
+    @property
+    def stop(self) -> int:
+        """Position after its last sample."""
+        return self.first + self.nsamples
+
+    def burned(self, burn: int) -> int:
+        """How many of its samples a burn takes."""
+        return min(max(burn - self.first, 0), self.nsamples)
+
+    def is_burned(self, burn: int) -> bool:
+        """Whether a burn takes all of it."""
+        return self.stop <= burn
+
+
+class Series(msgspec.Struct, frozen=True, array_like=True):
+    """From epoch `start` on, each file takes `epochs_per_file` epochs, the first of them going to file `number`."""
+
+    start: int
+    number: int
+    epochs_per_file: int
+
+
+class FileSpan(msgspec.Struct, frozen=True):
+    """The epochs that belong to one file: `start` to `stop`, without `stop`."""
+
+    number: int
+    start: int
+    stop: int
+
+
+class Registry(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole of a run at one moment.
+
+    `generation`: how often the run was reset. `burn`: samples discarded, from the first ever ingested; `asked_burn`:
+    the part of it that was asked for by number, which a reset keeps; `stored_burn`: the part that survives a power cut.
+    `cuts`: for each epoch that was written, how many of its first samples aren't in its file; where that is all of
+    them, there is no file. `npublished`: epochs before this one are in files that are published. `ndropped`: epochs
+    before this one have no file any more.
+    """
+
+    generation: int = 0
+    entries: Log[Entry] = msgspec.field(default_factory=Log)
+    series: tuple[Series, ...] = ()
+    burn: int = 0
+    asked_burn: int = 0
+    stored_burn: int = 0
+    cuts: Log[int] = msgspec.field(default_factory=Log)
+    npublished: int = 0
+    ndropped: int = 0
+
+    @property
+    def nwritten(self) -> int:
+        """Epochs before this one survive a power cut."""
+        return len(self.cuts)
+
+    @property
+    def next_index(self) -> int:
+        """The index that the next epoch gets."""
+        return len(self.entries)
+
+    def bytes_before(self, index: int) -> int:
+        """The bytes of all epochs before one."""
+        if index < len(self.entries):
+            return self.entries[index].before
+        return self.entries[-1].before + self.entries[-1].nbytes if self.entries else 0
+
+    @property
+    def nsamples(self) -> int:
+        """Samples ever ingested, burned ones too."""
+        return self.entries[-1].stop if self.entries else 0
+
+    @property
+    def nsamples_left(self) -> int:
+        """Samples that aren't burned."""
+        return max(0, self.nsamples - self.burn)
+
+    @property
+    def first_left(self) -> int:
+        """The index of the first epoch of which a sample is left; `next_index` if there is none."""
+        return bisect_right(self.entries, self.burn, key=lambda entry: entry.stop)
+
+    def epoch_at(self, sample: int) -> int:
+        """The index of the epoch that the sample at a position belongs to."""
+        return bisect_right(self.entries, sample, key=lambda entry: entry.stop)
+
+    def file_of(self, index: int) -> FileSpan:
+        """The file that an epoch belongs to, written or not."""
+        at = bisect_right(self.series, index, key=lambda series: series.start) - 1
+        series = self.series[at]
+        skip = (index - series.start) // series.epochs_per_file
+        start = series.start + skip * series.epochs_per_file
+        stop = start + series.epochs_per_file
+        if at + 1 < len(self.series):
+            stop = min(stop, self.series[at + 1].start)
+        return FileSpan(series.number + skip, start, stop)
+
+
+def next_entry(last: Entry | None, nsamples: int, nbytes: int) -> Entry:
+    """The entry that follows another one."""
+    if last is None:
+        return Entry(0, 0, nsamples, nbytes, 0)
+    return Entry(last.index + 1, last.stop, nsamples, nbytes, last.before + last.nbytes)
+
+
+def admit(registry: Registry, nsamples: int, nbytes: int) -> Registry:
+    """Take in one more epoch."""
+    entry = next_entry(registry.entries[-1] if registry.entries else None, nsamples, nbytes)
+    return msgspec.structs.replace(registry, entries=registry.entries.appended(entry))
+
+
+def raise_burn(registry: Registry, burn: int, *, asked: bool) -> Registry:
+    """Discard the samples before position `burn`; `asked`: it was named as a number."""
+    asked_burn = max(burn, registry.asked_burn) if asked else registry.asked_burn
+    return msgspec.structs.replace(registry, burn=max(burn, registry.burn), asked_burn=asked_burn)
+
+
+def start_series(registry: Registry, epochs_per_file: int) -> Registry:
+    """Group the epochs that aren't written yet into files of this many; files that are there keep what they have."""
+    if registry.series and registry.series[-1].epochs_per_file == epochs_per_file:
+        return registry
+    start = registry.nwritten
+    number = registry.file_of(start - 1).number + 1 if registry.series and start else 1
+    kept = tuple(series for series in registry.series if series.start < start)
+    return msgspec.structs.replace(registry, series=(*kept, Series(start, number, epochs_per_file)))
+
+
+def reset(registry: Registry, epochs_per_file: int) -> Registry:
+    """Start empty; the burn that was asked for goes on to be owed."""
+    return Registry(
+        generation=registry.generation + 1,
+        series=(Series(0, 1, epochs_per_file),),
+        burn=registry.asked_burn,
+        asked_burn=registry.asked_burn,
+    )
+
+
+def mark_written(registry: Registry, cuts: Sequence[int]) -> Registry:
+    """The next epochs survive a power cut, each without its first `cut` samples."""
+    return msgspec.structs.replace(registry, cuts=registry.cuts.extended(cuts))
+
+
+def mark_published(registry: Registry, npublished: int) -> Registry:
+    """The files of the epochs before `npublished` have their names."""
+    return msgspec.structs.replace(registry, npublished=max(npublished, registry.npublished))
+
+
+def mark_dropped(registry: Registry, ndropped: int) -> Registry:
+    """The files of the epochs before `ndropped` are gone."""
+    return msgspec.structs.replace(registry, ndropped=max(ndropped, registry.ndropped))
+
+
+def mark_rewritten(registry: Registry, start: int, cuts: Sequence[int]) -> Registry:
+    """The epochs from `start` on were written anew, each without its first `cut` samples."""
+    return msgspec.structs.replace(registry, cuts=registry.cuts.replaced(start, cuts))
+
+
+def mark_burn_stored(registry: Registry, burn: int) -> Registry:
+    """A burn up to `burn` survives a power cut."""
+    return msgspec.structs.replace(registry, stored_burn=max(burn, registry.stored_burn))

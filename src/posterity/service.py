@@ -1,0 +1,223 @@
+"""One open run: its ledger, its writer, its store, and the rules of opening, handing over and closing.
+
+Both faces, the blocking and the awaited one, are thin shells over it: they differ in how they wait.
+
+Up the stream: `backend`. Down the stream: `ledger`, `writer`, `snapshot`.
+"""
+
+import inspect
+import logging
+import os
+import signal
+import sys
+import threading
+import weakref
+from pathlib import Path
+from types import FrameType
+
+from .buffers import Buffers
+from .catalog import Catalog
+from .disk import Disk
+from .epoch import Prepared, prepare, sample_shapes
+from .errors import Closed, Forked, NotWritten
+from .layout import layout_of
+from .ledger import Ledger, Shapes, Ticket
+from .lock import wait_if_closing
+from .options import Options
+from .receipts import Receipt
+from .snapshot import Snapshot, read_epoch
+from .states import State
+from .status import Meter, Status
+from .store import Store
+from .threads import OurThread, report_lost
+from .writer import Writer
+
+logger = logging.getLogger(__name__)
+
+
+class Service:
+    """A run that is open for writing."""
+
+    def __init__(self, options: Options, disk: Disk | None = None) -> None:
+        if sys.platform == "win32":
+            raise OSError("posterity doesn't run on Windows; it needs POSIX locks and renames")
+        self.options = options
+        self.disk = disk or Disk(options.outdir)
+        self.where = _caller()
+        self._pid = os.getpid()
+        wait_if_closing(self.disk.folder, options.exit_timeout_s)
+        self.store = Store(options, self.where, self.disk)
+        registry = self.store.open()
+        goes_on = self.store.catalog if options.mode != "w" else None
+        self.ledger = Ledger(options, registry, goes_on, _shapes_of(goes_on))
+        self._buffers = Buffers(options.max_pending_bytes)
+        self._meter = Meter()
+        self._writer = Writer(self.ledger, self.store, str(self.disk.folder))
+        self._writer.start()
+        self._tell_what_is_there()
+        if options.flush_on_sigterm:
+            self._flush_on_sigterm()
+
+    def _tell_what_is_there(self) -> None:
+        if self.store.catalog is None:
+            return
+        verb = "will be replaced" if self.options.mode == "w" else "is continued"
+        there = self.store.catalog.registry()
+        logger.warning(
+            "%s holds a run of %d epochs and %d samples, %d of them burned; it %s",
+            self.disk.folder, there.next_index, there.nsamples, min(there.burn, there.nsamples), verb,
+        )  # fmt: skip
+
+    def check_process(self) -> None:
+        """Refuse to work in a forked child.
+
+        Raises:
+            Forked: this isn't the process that opened the run.
+        """
+        if os.getpid() != self._pid:
+            raise Forked(
+                f"this backend was opened by process {self._pid} and this is its child {os.getpid()}: only the process "
+                f"that opened a run may use it"
+            )
+
+    # ---- handing over --------------------------------------------------------------------------------------------
+
+    def prepare(self, epoch: object, eind: int = -1) -> Prepared:
+        """Check an epoch: an object with `to_backend`, a dict, or a file and the epoch's index in it."""
+        self.check_process()
+        if isinstance(epoch, (str, os.PathLike)):
+            epoch = read_epoch(epoch, eind)
+        prepared = prepare(epoch, save_stats=self.options.save_stats)
+        self.ledger.check_fits(prepared)
+        return prepared
+
+    def hand_over(self, ticket: Ticket, epoch: Prepared, *, copy: bool, waited_s: float = 0.0) -> Receipt:
+        """Make an epoch part of the run, room having been granted. Never waits."""
+        held = epoch.own(self._buffers, copy=copy)
+        generation, index = self.ledger.hand_over(ticket, epoch, held, waited_s)
+        kept = None if copy else weakref.ref(held, lambda _: self._writer.later(self.ledger.announce))
+        return Receipt(self.ledger, generation, index, kept)
+
+    def ingest_nowait(self, epoch: object, *, copy: bool) -> Receipt:
+        """Hand an epoch over, or raise `MailboxFull`."""
+        prepared = self.prepare(epoch)
+        ticket = self.ledger.ask_room(prepared.nbytes)
+        try:
+            if not self.ledger.has_room(ticket):
+                raise self.ledger.full_error()
+            return self.hand_over(ticket, prepared, copy=copy)
+        finally:
+            self.ledger.give_up(ticket)
+
+    # ---- the rest ------------------------------------------------------------------------------------------------
+
+    def snapshot(self) -> Snapshot[object]:
+        """The run at this moment. Every ingest that returned before is in it.
+
+        Raises:
+            Closed: the backend was closed; somebody else may write the run now.
+        """
+        self.check_process()
+        if self.ledger.state is State.CLOSED:
+            raise Closed(f"the backend of {self.disk.folder} was closed; open the run again to read it")
+        return Snapshot(self.ledger, self.disk)
+
+    def status(self) -> Status:
+        """The backend at this moment."""
+        ledger = self.ledger
+        registry, fault, free = ledger.registry, ledger.fault, self.store.free_bytes
+        epochs, nbytes = ledger.pending
+        bytes_per_s, samples_per_s = self._meter.read(self.store.bytes_written, registry.nsamples)
+        return Status(
+            state=ledger.state,
+            queued_epochs=epochs,
+            queued_bytes=nbytes,
+            epochs=registry.next_index,
+            epochs_on_disk=registry.nwritten,
+            samples=registry.nsamples_left,
+            burn=registry.burn,
+            bytes_written=self.store.bytes_written,
+            bytes_per_s=bytes_per_s,
+            samples_per_s=samples_per_s,
+            ingest_waited_s=ledger.waited_s,
+            free_bytes=free,
+            full_in_s=free / bytes_per_s if free is not None and bytes_per_s > 0 else None,
+            last_error=str(fault.error) if fault else str(ledger.lost) if ledger.lost else None,
+            last_error_at=fault.at if fault else None,
+        )
+
+    def ask_close(self) -> None:
+        """Take no more epochs, write all, and let the folder go; doesn't wait."""
+        if os.getpid() == self._pid:
+            self.store.mark_closing()
+            self.ledger.ask_close()
+
+    def ask_close_later(self) -> None:
+        """As `ask_close`, from a finaliser: that may run while this very thread has the ledger's lock."""
+        if os.getpid() == self._pid:
+            self.store.mark_closing()
+            self._writer.later(self.ledger.ask_close)
+
+    def check_closed(self, timeout_s: float | None) -> None:
+        """Raise what kept the run from being closed.
+
+        Raises:
+            NotWritten: the time was over first, or the writer broke; the message names the epochs.
+        """
+        state = self.ledger.state
+        if state.is_over and self.ledger.lost is None:
+            self._writer.join()
+            if self.ledger.is_unused:
+                self.disk.leave()
+            return
+        missing = self.ledger.missing()
+        fault = self.ledger.fault
+        cause = fault.error if fault else self.ledger.lost
+        epochs = f"epochs {missing[0]} to {missing[-1]} aren't on disk" if missing else "all epochs are on disk"
+        ends = "the writer broke" if state.is_over else f"not closed within {timeout_s} s, it goes on trying"
+        raise NotWritten(f"{self.disk.folder}: {ends}; {epochs}" + (f": {cause}" if cause else "")) from cause
+
+    def _flush_on_sigterm(self) -> None:
+        """On SIGTERM write everything, then let the process die of it as it would have."""
+        if threading.current_thread() is not threading.main_thread():
+            raise ValueError("flush_on_sigterm needs the backend to be opened in the main thread")
+        before = signal.getsignal(signal.SIGTERM)
+        is_written = threading.Event()
+
+        def write_all() -> None:
+            self.ledger.ask_close(silently=True)
+            self.ledger.wait(lambda: self.ledger.state.is_over, self.options.exit_timeout_s)
+            if missing := self.ledger.missing():
+                report_lost(f"SIGTERM came, and epochs {missing[0]} to {missing[-1]} could not be written")
+            is_written.set()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        writing = OurThread("posterity-sigterm", write_all)
+
+        def on_sigterm(_number: int, _frame: FrameType | None) -> None:
+            if is_written.is_set() or os.getpid() != self._pid:
+                signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
+                os.kill(os.getpid(), signal.SIGTERM)
+            elif writing.ident is None:
+                writing.start()  # not here: the main thread may have the ledger's lock just now
+
+        signal.signal(signal.SIGTERM, on_sigterm)
+
+
+def _shapes_of(catalog: Catalog | None) -> tuple[int, Shapes]:
+    """The number of chains of a run, and of each name the dim and the dtype."""
+    nchain, shapes = 0, {}
+    for spec in catalog.specs if catalog is not None else []:
+        if spec:
+            nchain, found = sample_shapes(layout_of(spec))
+            shapes.update(found)
+    return nchain, shapes
+
+
+def _caller() -> str:
+    """The first line of code outside this package on the stack: where the backend was opened."""
+    package = str(Path(__file__).parent)
+    frame: FrameType | None = inspect.currentframe()
+    while frame is not None and frame.f_code.co_filename.startswith(package):
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame is not None else ""

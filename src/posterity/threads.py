@@ -1,0 +1,139 @@
+"""Our threads: one for the writer's event loop, one for its I/O, and one that notices when the process ends.
+
+The first two aren't daemons: the interpreter waits for them, so what was handed over is written although nobody called
+`close`. For that they must know when nobody hands over any more: when the main thread and every other thread that
+isn't a daemon has ended.
+
+Down the stream: `writer` runs in them.
+"""
+
+import asyncio
+import atexit
+import os
+import queue
+import sys
+import threading
+import weakref
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TypeVar
+
+T = TypeVar("T")
+LOST_EXIT_CODE = 74  # EX_IOERR of sysexits.h
+
+
+class OurThread(threading.Thread):
+    """A thread of ours: the interpreter waits for it, and it doesn't wait for its like."""
+
+    def __init__(self, name: str, target: Callable[[], None]) -> None:
+        super().__init__(name=name, target=target, daemon=False)
+
+
+class IoThread:
+    """One thread in which all I/O is done, one thing at a time."""
+
+    def __init__(self, name: str) -> None:
+        self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread = OurThread(name, self._run)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """Have something done there, and await its result."""
+        future: Future[T] = Future()
+
+        def do() -> None:
+            try:
+                result = work()
+            except BaseException as error:  # noqa: BLE001  # it is raised where it is awaited
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+
+        self.put(do)
+        return await asyncio.wrap_future(future)
+
+    def put(self, work: Callable[[], None]) -> None:
+        """Have something done there that raises nothing. Takes no lock that a finaliser could run into."""
+        self._queue.put(work)
+
+    def stop(self) -> None:
+        """End the thread once it has done what it was given."""
+        self._queue.put(None)
+
+    def join(self) -> None:
+        """Wait until the thread has ended."""
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (work := self._queue.get()) is not None:
+            work()
+            del work  # it may hold the last reference to an epoch
+
+
+class _EndWatch:
+    """Tells its listeners when no thread is left that could hand anything over. One for the process, like its end."""
+
+    def __init__(self) -> None:
+        self._listeners: weakref.WeakSet[EndListener] = weakref.WeakSet()
+        self._guard = threading.Lock()
+        self._pid = 0
+        self.has_ended = False
+        self.has_lost = False
+
+    def add(self, listener: "EndListener") -> None:
+        with self._guard:
+            self._listeners.add(listener)
+            if self._pid != os.getpid():
+                self._pid = os.getpid()
+                threading.Thread(name="posterity-end-watch", target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        threading.main_thread().join()
+        while others := [thread for thread in threading.enumerate() if _keeps_process(thread)]:
+            for thread in others:
+                thread.join()
+        self.has_ended = True
+        with self._guard:
+            listeners = list(self._listeners)
+        for listener in listeners:
+            listener.process_ends()
+
+
+class EndListener:
+    """Something that wants to know when the process ends."""
+
+    def process_ends(self) -> None:
+        """No thread is left that could hand anything over."""
+        raise NotImplementedError
+
+
+def _keeps_process(thread: threading.Thread) -> bool:
+    return not (thread.daemon or isinstance(thread, OurThread) or thread is threading.main_thread())
+
+
+_end_watch = _EndWatch()
+
+
+def tell_when_process_ends(listener: EndListener) -> None:
+    """Have a listener told; it is kept by a weak reference."""
+    _end_watch.add(listener)
+
+
+def report_lost(message: str) -> None:
+    """Say on stderr what was lost at the end of the process, and see to it that its exit code isn't 0."""
+    sys.stderr.write(f"posterity: {message}\n")
+    _end_watch.has_lost = True
+
+
+def _exit_if_lost() -> None:
+    """Registered before what programs register, so it runs after it; an exit code can't be set in another way here."""
+    if _end_watch.has_lost:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(LOST_EXIT_CODE)
+
+
+atexit.register(_exit_if_lost)

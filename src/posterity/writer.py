@@ -1,0 +1,150 @@
+"""The writer task: fetches work from the ledger, has the store do it in the I/O thread, reports, and tries again.
+
+It runs on an event loop of its own, in a thread of its own: a caller who blocks or closes its loop neither starves nor
+kills it. It contains no rule about what to write: that is the policy's.
+
+Up the stream: `ledger`. Down the stream: `store`.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from functools import partial
+
+import anyio
+
+from .ledger import Ledger, Work
+from .lock import HEARTBEAT_S
+from .states import State
+from .store import Outcome, Store
+from .threads import EndListener, IoThread, OurThread, report_lost, tell_when_process_ends
+
+logger = logging.getLogger(__name__)
+
+
+class Writer(EndListener):
+    """Writes what is in a ledger to a store, until the ledger is closed and all is written."""
+
+    def __init__(self, ledger: Ledger, store: Store, name: str) -> None:
+        self._ledger = ledger
+        self._store = store
+        self._io = IoThread(f"posterity-io {name}")
+        self._thread = OurThread(f"posterity-writer {name}", self._run)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._wake: asyncio.Event | None = None
+        self._sleeps = False
+        self._deadline: float | None = None
+
+    def start(self) -> None:
+        """Start the threads."""
+        self._io.start()
+        self._thread.start()
+        tell_when_process_ends(self)
+
+    def join(self, timeout_s: float | None = None) -> None:
+        """Wait until the threads have ended."""
+        self._thread.join(timeout_s)
+
+    def later(self, call: Callable[[], None]) -> None:
+        """Have something called in the I/O thread. Safe in a finaliser."""
+        self._io.put(call)
+
+    def process_ends(self) -> None:
+        """Nobody hands over any more: write all, then let the process go."""
+        self._deadline = time.monotonic() + self._ledger.options.exit_timeout_s
+        self._ledger.ask_close()
+
+    def _run(self) -> None:
+        try:
+            anyio.run(self._main, backend="asyncio")
+        finally:
+            self._io.stop()
+
+    async def _main(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._wake = asyncio.Event()
+        self._ledger.listen(self, self._nudge)
+        try:
+            await self._write_all()
+            await self._io.run(self._store.close)
+            self._ledger.note_closed()
+        except Exception as error:  # the top of the writer: whatever it is, somebody must hear of it
+            logger.critical("the writer of %s broke", self._store.disk.folder, exc_info=True)
+            self._ledger.note_broken(error)
+            self._report_if_lost(error)
+            await self._io.run(self._store.close)
+        finally:
+            self._ledger.unlisten(self)
+
+    def _nudge(self) -> None:
+        """Called at each change, in any thread, under the ledger's lock; costs nothing while the writer is at work."""
+        if self._sleeps and self._loop is not None and self._wake is not None:
+            self._sleeps = False
+            self._loop.call_soon_threadsafe(self._wake.set)
+
+    async def _write_all(self) -> None:
+        pause = self._ledger.options.retry_after_s
+        while True:
+            asked = self._ledger.asked
+            work = self._ledger.next_work()
+            if work is None:
+                if self._ledger.state is State.CLOSING:
+                    return
+                await self._sleep(HEARTBEAT_S)
+                continue
+            outcome = await self._io.run(partial(self._work, work))
+            self._ledger.report(work, outcome, self._store.catalog)
+            if outcome.error is None:
+                pause = self._ledger.options.retry_after_s
+            elif self._has_given_up():
+                raise outcome.error
+            else:
+                await self._retry_later(pause, asked)
+                pause = min(2 * pause, self._ledger.options.retry_at_most_s)
+            del work
+
+    def _work(self, work: Work) -> Outcome:
+        """In the I/O thread: do some work, and write off nothing that went wrong."""
+        outcome = self._store.work(work.actions, work.registry, work.held, old_is_read=work.old_is_read)
+        fault = self._ledger.fault
+        if outcome.error is not None and (fault is None or str(fault.error) != str(outcome.error)):
+            told = str(outcome.error)  # not the error itself: a handler may keep it, and with it epochs and descriptors
+            logger.error("%s: writing failed, it is tried again: %s", self._store.disk.folder, told)
+        if outcome.error is None and fault is not None:
+            logger.warning("%s: writing works again after %d attempts", self._store.disk.folder, fault.attempts)
+        return outcome
+
+    async def _sleep(self, seconds: float) -> None:
+        """Until something changes, or for a while; in between, show that the writer lives."""
+        assert self._wake is not None
+        self._wake.clear()
+        self._sleeps = True
+        if self._ledger.next_work() is None and self._ledger.state is not State.CLOSING:
+            with anyio.move_on_after(seconds):
+                await self._wake.wait()
+        self._sleeps = False
+        await self._io.run(self._store.beat) if not self._wake.is_set() else None
+
+    async def _retry_later(self, pause: float, asked: int) -> None:
+        """After a pause, or at once if somebody asks for it, who may know that there is room again."""
+        assert self._wake is not None
+        left = pause if self._deadline is None else min(pause, max(0.0, self._deadline - time.monotonic()))
+        with anyio.move_on_after(left):
+            while True:
+                self._wake.clear()
+                self._sleeps = True
+                if self._ledger.asked > asked:
+                    break
+                await self._wake.wait()
+        self._sleeps = False
+
+    def _has_given_up(self) -> bool:
+        return self._deadline is not None and time.monotonic() >= self._deadline
+
+    def _report_if_lost(self, error: BaseException) -> None:
+        missing = self._ledger.missing()
+        if missing:
+            report_lost(
+                f"{len(missing)} epochs of {self._store.disk.folder} were lost, {missing[0]} to {missing[-1]}: {error}"
+            )
