@@ -1,5 +1,7 @@
 """posterity: an asynchronous background-writer service for the samples of long-running samplers."""
 
+from .aio import AsyncBackend
+from .aioreads import AsyncSnapshot
 from .backend import DefaultBackend
 from .epoch import Epoch
 from .errors import (
@@ -23,6 +25,7 @@ from .errors import (
     WriteFailed,
 )
 from .receipts import Promise, Receipt
+from .run import AsyncRun, Run, open_run
 from .snapshot import Snapshot, read_epoch
 from .states import State
 from .status import Status
@@ -30,6 +33,9 @@ from .status import Status
 __version__ = "0.1.0"
 
 __all__ = [
+    "AsyncBackend",
+    "AsyncRun",
+    "AsyncSnapshot",
     "BurnLowered",
     "Burned",
     "Closed",
@@ -46,6 +52,7 @@ __all__ = [
     "PosterityError",
     "Promise",
     "Receipt",
+    "Run",
     "RunExists",
     "RunLocked",
     "Snapshot",
@@ -55,5 +62,6 @@ __all__ = [
     "UnknownOption",
     "UntrustedClass",
     "WriteFailed",
+    "open_run",
     "read_epoch",
 ]

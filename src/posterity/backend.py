@@ -3,29 +3,28 @@
 A drop-in for `jexplore.backends.DefaultBackend`. It has no rule of its own: it waits, and the service does the rest.
 """
 
-import operator
 import os
 import time
-import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from .epoch import EpochDict, to_epoch
+from .epoch import EpochDict
 from .options import parse_options
+from .reads import Reads
 from .receipts import Receipt
-from .selection import Mask
-from .selection import flatten_samples as flatten_arrays
 from .service import Service
-from .snapshot import Snapshot, read_epoch
+from .snapshot import Snapshot
 from .status import Status
-from .tree import Array
+
+if TYPE_CHECKING:
+    from .aio import AsyncBackend
 
 EpochT = TypeVar("EpochT")
 
 
-class DefaultBackend(Generic[EpochT]):
+class DefaultBackend(Reads[EpochT]):
     """Keeps the samples of a long-running sampler. The sampler hands over an epoch and goes on at once.
 
     What is handed over is part of the run when the call returns, and every later read sees it. It is on disk soon
@@ -61,8 +60,15 @@ class DefaultBackend(Generic[EpochT]):
 
     def __init__(self, burn: int = 0, *, outdir: str | os.PathLike[str] = "./", **options: object) -> None:
         self._service = Service(parse_options(burn, outdir, options))
-        self._finalizer = weakref.finalize(self, self._service.ask_close_later)
-        self._finalizer.atexit = False
+        self._service.add_face(self)
+
+    @classmethod
+    def _of(cls, service: Service) -> "DefaultBackend[Any]":
+        """The blocking face of a run that is open."""
+        face = cls.__new__(cls)
+        face._service = service
+        service.add_face(face)
+        return face
 
     def __enter__(self) -> Self:
         return self
@@ -70,10 +76,18 @@ class DefaultBackend(Generic[EpochT]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        if self._service.is_of_this_process:  # a forked child that leaves the block has nothing to close
+            self.close()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {self._service.disk.folder}: {self.status}>"
+
+    @property
+    def asynchronous(self) -> "AsyncBackend[EpochT]":
+        """The awaited face of the same run; closing either closes the run."""
+        from .aio import AsyncBackend  # noqa: PLC0415  # each of the twins knows the other
+
+        return AsyncBackend._of(self._service)
 
     # ---- handing over --------------------------------------------------------------------------------------------
 
@@ -119,7 +133,7 @@ class DefaultBackend(Generic[EpochT]):
                 if not ledger.wait(lambda: ledger.has_room(ticket), timeout_s):
                     raise ledger.full_error()
                 waited_s = time.monotonic() - start
-            service.hand_over(ticket, prepared, copy=copy, waited_s=waited_s)
+            service.hand_over(ticket, prepared, service.own(prepared, copy=copy), copy=copy, waited_s=waited_s)
         finally:
             ledger.give_up(ticket)
 
@@ -149,13 +163,11 @@ class DefaultBackend(Generic[EpochT]):
         Raises:
             BurnLowered: it is lower than before (a `ValueError`).
         """
-        self._service.check_process()
-        self._service.ledger.set_burn(operator.index(burn))
+        self._service.set_burn(burn)
 
     def clean(self) -> None:
         """Discard all that was ingested so far; see `set_burn`."""
-        self._service.check_process()
-        self._service.ledger.clean()
+        self._service.clean()
 
     def update(self) -> None:
         """Apply the storing policy now; returns when memory and disk are as it says.
@@ -163,11 +175,7 @@ class DefaultBackend(Generic[EpochT]):
         Raises:
             WriteFailed: an attempt to write failed (an `OSError`); the attempts go on.
         """
-        self._service.check_process()
-        ledger = self._service.ledger
-        failures = ledger.failures
-        ledger.wait(lambda: ledger.is_settled() or ledger.has_failed(failures))
-        ledger.check_failure(failures)
+        self._settle(self._service.ledger.failures)
 
     def reset(self) -> None:
         """Remove the run's own files and start empty; nobody else's file is touched.
@@ -177,10 +185,13 @@ class DefaultBackend(Generic[EpochT]):
         Raises:
             WriteFailed: removing them failed (an `OSError`); the run is empty, and the attempts go on.
         """
+        failures = self._service.ledger.failures
+        self._service.reset()
+        self._settle(failures)
+
+    def _settle(self, failures: int) -> None:
         self._service.check_process()
         ledger = self._service.ledger
-        failures = ledger.failures
-        ledger.reset()
         ledger.wait(lambda: ledger.is_settled() or ledger.has_failed(failures))
         ledger.check_failure(failures)
 
@@ -198,6 +209,7 @@ class DefaultBackend(Generic[EpochT]):
 
         None queue up; it ends when the backend is closed. Each snapshot is released when the next one is asked for.
         """
+        self._service.check_process()
         ledger = self._service.ledger
         seen: tuple[int, int, int] | None = None
         while True:
@@ -208,57 +220,6 @@ class DefaultBackend(Generic[EpochT]):
                 registry = snapshot.registry
                 seen = (registry.generation, registry.nsamples, registry.burn)
                 yield snapshot
-
-    def get(self, ind: int = -1) -> EpochDict:
-        """See `Snapshot.get`."""
-        with self.snapshot() as snapshot:
-            return snapshot.get(ind)
-
-    def get_samples(
-        self,
-        burn: int = 0,
-        thin: int = 1,
-        pars: Sequence[str] | None = None,
-        mask: Mask = ...,
-        flatten: bool = False,
-        verify: bool = False,
-    ) -> dict[str, Array] | None:
-        """See `Snapshot.get_samples`."""
-        with self.snapshot() as snapshot:
-            return snapshot.get_samples(burn, thin, pars, mask, flatten, verify)
-
-    @staticmethod
-    def flatten_samples(samples: dict[str, Array] | None) -> dict[str, Array] | None:
-        """Put the samples of all chains one behind the other: `(nchain, dim, n)` becomes `(nchain * n, dim)`."""
-        return flatten_arrays(samples)
-
-    def get_stats(
-        self, epochs: Iterable[int] | None = None, fname: str | os.PathLike[str] | None = None
-    ) -> dict[str, EpochDict]:
-        """See `Snapshot.get_stats`."""
-        with self.snapshot() as snapshot:
-            return snapshot.get_stats(epochs, fname)
-
-    def load(self, iepoch: int = -1, eclass: type | None = None, pars: Sequence[str] | None = None) -> EpochT:
-        """See `Snapshot.load`."""
-        with self.snapshot() as snapshot:
-            return snapshot.load(iepoch, eclass, pars)
-
-    @classmethod
-    def read_epoch(cls, fn: str | os.PathLike[str], iepoch: int = -1) -> EpochDict:
-        """See `posterity.read_epoch`."""
-        return read_epoch(fn, iepoch)
-
-    @classmethod
-    def load_epoch(
-        cls,
-        fn: str | os.PathLike[str],
-        iepoch: int = -1,
-        eclass: type | None = None,
-        pars: Sequence[str] | None = None,
-    ) -> EpochT:
-        """An epoch object from a backend's file; see `read_epoch` and `load`."""
-        return to_epoch(read_epoch(fn, iepoch), eclass, pars, ())  # type: ignore[return-value]  # the caller's word
 
     # ---- the disk ------------------------------------------------------------------------------------------------
 

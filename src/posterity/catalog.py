@@ -84,10 +84,7 @@ class Catalog:
                 self.spec_ids[record.spec] = len(self.specs)
                 self.specs.append(record.spec)
             case Grouped():
-                if record.epochs_per_file < 1 or min(record.start, record.number) < 0:
-                    raise Damaged(f"the journal groups epochs in a way that makes no sense: {record}")
-                self._series = [series for series in self._series if series.start < record.start]
-                self._series.append(Series(record.start, record.number, record.epochs_per_file))
+                self._group(record)
             case Burned():
                 self._burn = (max(record.burn, self._burn[0]), max(record.asked_burn, self._burn[1]))
             case Published():
@@ -99,9 +96,14 @@ class Catalog:
             case Began():
                 raise Damaged("the journal starts a run within a run")
 
+    def _group(self, record: Grouped) -> None:
+        if record.epochs_per_file < 1 or min(record.start, record.number) < 0:
+            raise Damaged(f"the journal groups epochs in a way that makes no sense: {record}")
+        self._series = [series for series in self._series if series.start < record.start]
+        self._series.append(Series(record.start, record.number, record.epochs_per_file))
+
     def _add(self, index: int, first: int, nsamples: int, nbytes: int, place: Place | None) -> None:
-        expected = self._entries[-1].stop if self._entries else 0
-        if index != len(self._entries) or first != expected or nsamples < 0:
+        if index != len(self._entries) or first != self.nsamples or nsamples < 0:
             raise Damaged(f"the journal has epoch {index} at sample {first} where epoch {len(self._entries)} belongs")
         self._entries.append(next_entry(self._entries[-1] if self._entries else None, nsamples, nbytes))
         self.places.append(place)
@@ -156,10 +158,16 @@ class Catalog:
             burn=self._burn[0],
             asked_burn=self._burn[1],
             stored_burn=self._burn[0],
+            stored_asked_burn=self._burn[1],
             cuts=Registry().cuts.extended(cuts),
             npublished=self._npublished,
             ndropped=self._ndropped,
         )
+
+    @property
+    def nsamples(self) -> int:
+        """The samples of all epochs that were written."""
+        return self._entries[-1].stop if self._entries else 0
 
     def series(self) -> list[Series]:
         """How epochs are grouped into files."""

@@ -53,6 +53,11 @@ class Disk:
         except IndexError:
             raise FileNotFoundError(errno.ENOENT, "the run folder isn't open", str(self.folder)) from None
 
+    def key(self) -> tuple[int, int]:
+        """What tells the folder, which is entered, from all others, wherever it was moved to."""
+        found = os.fstat(self._fd)
+        return found.st_dev, found.st_ino
+
     def names(self) -> list[str]:
         """The names in the folder, in no order."""
         return os.listdir(self._fd)
@@ -79,6 +84,10 @@ class Disk:
     def size(self, fd: int) -> int:
         """A file's size in bytes."""
         return os.fstat(fd).st_size
+
+    def is_same(self, fd: int, other_fd: int) -> bool:
+        """Whether two descriptors are of one file."""
+        return os.path.samestat(os.fstat(fd), os.fstat(other_fd))
 
     def reserve(self, fd: int, offset: int, nbytes: int) -> None:
         """Claim room before a byte is written, so that a full disk is noticed while nothing is half done."""

@@ -4,6 +4,7 @@ Up the stream: a sampler. Down the stream: `ledger` queues a `Held` epoch; `stor
 """
 
 import importlib
+import inspect
 import sys
 from collections.abc import Collection, Sequence
 from typing import Any, ClassVar, Protocol, runtime_checkable
@@ -125,6 +126,11 @@ class Prepared(msgspec.Struct, frozen=True):
     nsamples: int
     shapes: dict[str, tuple[int, str]]
     nbytes: int
+
+    @property
+    def is_contiguous(self) -> bool:
+        """Whether all arrays lie in memory as they will on disk."""
+        return all(not isinstance(leaf, np.ndarray) or leaf.flags.c_contiguous for leaf in self.leaves)
 
     def own(self, buffers: Buffers, *, copy: bool) -> Held:
         """Take the epoch over: NumPy arrays are copied, arrays of a device in a way that lets them be donated.
@@ -304,7 +310,7 @@ def named_class(name: object, trusted: Collection[str]) -> type:
         return Epoch
     if isinstance(name, str):
         if name in trusted:
-            importlib.import_module(name.rpartition(".")[0])
+            _import_module_of(name.split("."))
         found = _find_class(name.split("."))
         if isinstance(found, type) and hasattr(found, "to_backend"):
             return found
@@ -314,12 +320,27 @@ def named_class(name: object, trusted: Collection[str]) -> type:
     )
 
 
+def _import_module_of(parts: list[str]) -> None:
+    """Import the module of a class, which may lie within another class."""
+    for n in range(len(parts) - 1, 0, -1):
+        try:
+            importlib.import_module(".".join(parts[:n]))
+        except ModuleNotFoundError as error:
+            if str(error.name) not in [".".join(parts[:i]) for i in range(1, n + 1)]:
+                raise  # the module is there, and one that it needs isn't
+        else:
+            return
+
+
 def _find_class(parts: list[str]) -> object:
-    """What a dotted name means among the modules that are imported already: the longest module name wins."""
+    """What a dotted name means among the modules that are imported already: the longest module name wins.
+
+    Nobody is asked for attributes that are made when they are asked for: that may run code, or import some.
+    """
     for n in range(len(parts) - 1, 0, -1):
         found: object = sys.modules.get(".".join(parts[:n]))
         if found is not None:
             for part in parts[n:]:
-                found = getattr(found, part, None)
+                found = inspect.getattr_static(found, part, None)
             return found
     return None

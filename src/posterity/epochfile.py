@@ -19,6 +19,7 @@ from .errors import Damaged, NewerFormat
 from .layout import (
     FORMAT_VERSION,
     FRAME_HEAD,
+    FRAME_MAGIC,
     PAGE,
     SUM_NAME,
     Frame,
@@ -38,6 +39,7 @@ _HEAD = struct.Struct("<8sIIIIQ16sQ")
 _HEAD_MAGIC = b"POSTfile"
 _FIRST_REGION = 128
 _MAX_FRAME = 1 << 28
+_MAX_SEARCH = 1 << 24
 _SLAB = 1 << 20
 _WORTH_SKIPPING = 1 << 16
 
@@ -165,6 +167,7 @@ class Reader:
         self._fd = fd
         self.name = name
         self.size = disk.size(fd)
+        self._worth_searching = 8 * self.size + _MAX_SEARCH
 
     @classmethod
     def open(cls, disk: Disk, name: str) -> "Reader":
@@ -203,15 +206,63 @@ class Reader:
             yield found
             start = found[0] + found[1].region_size
 
+    def scan(self) -> tuple[list[tuple[int, Frame]], list[int]]:
+        """All frames that are whole, and where others must have been: damage between whole ones, or before the end.
+
+        What isn't whole at the end of a file that was never sealed isn't damage: it was being written.
+        """
+        frames: list[tuple[int, Frame]] = []
+        damaged: list[int] = []
+        start = _FIRST_REGION
+        sealed_at = self._root_address()
+        while True:
+            frames += self.walk(start)
+            end = frames[-1][0] + frames[-1][1].region_size if frames else _FIRST_REGION
+            start = max(end, start)
+            if sealed_at is not None and start >= sealed_at:
+                return frames, damaged
+            following = self._next_frame(start + 8)
+            if following is None:
+                return frames, damaged if sealed_at is None else [*damaged, start]
+            damaged.append(start)
+            start = following
+
+    def _root_address(self) -> int | None:
+        """Where the root group of a sealed file is, which follows the last epoch; None if it isn't sealed."""
+        data = self._read(0, hdf5.SUPERBLOCK_SIZE)
+        return hdf5.root_address(data)
+
+    def _next_frame(self, start: int) -> int | None:
+        """Where the next whole frame begins.
+
+        Raises:
+            Damaged: so much of the file looks like frames and isn't that looking at it all would take too long.
+        """
+        for offset in range(start, self.size, _SLAB):
+            data = self._read(offset, _SLAB + len(FRAME_MAGIC))
+            at = data.find(FRAME_MAGIC)
+            while at != -1:
+                self._worth_searching -= read_frame_size(self._read(offset + at, FRAME_HEAD)) or 0
+                if self._worth_searching < 0:
+                    raise Damaged(f"{self.name} is full of what looks like epochs and isn't")
+                if self._frame_at(offset + at) is not None:
+                    return offset + at
+                at = data.find(FRAME_MAGIC, at + 1)
+        return None
+
     def _frame_from(self, start: int) -> tuple[int, Frame] | None:
         for base in sorted({align(start, 8), align(start, PAGE)}):
-            size = read_frame_size(self._read(base, FRAME_HEAD))
-            if size is None or size > min(self.size - base, _MAX_FRAME):
-                continue
-            frame = decode_frame(self._read(base, size), base)
-            if frame is not None and frame.region_size <= self.size - base:
+            frame = self._frame_at(base)
+            if frame is not None:
                 return base, frame
         return None
+
+    def _frame_at(self, base: int) -> Frame | None:
+        size = read_frame_size(self._read(base, FRAME_HEAD))
+        if size is None or size > min(self.size - base, _MAX_FRAME):
+            return None
+        frame = decode_frame(self._read(base, size), base)
+        return frame if frame is not None and frame.region_size <= self.size - base else None
 
     def region(self, base: int, frame: Frame) -> Region:
         """Where the arrays of a frame's epoch are.

@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 
 from .errors import Damaged
-from .tree import MAX_DEPTH, Array, Item, dtype_to_text, restore
+from .tree import MAX_DEPTH, Item, restore
 
 _PREFIX = "epoch_"
 _ARRAY_KINDS = frozenset(
@@ -109,11 +109,14 @@ class _EpochReader:
         if text is not None and node.dtype.hasobject:
             texts = self._read_texts(node, path)
             return texts[0] if node.shape == () else np.array(texts, dtype=str).reshape(node.shape)
-        array = np.array(node[()])
+        array = np.array(node[...])
         if kind.partition(":")[0] in _ARRAY_KINDS:
-            item = Item(path, kind, dtype_to_text(array.dtype), array.shape, _attribute(node, "dtype"))
-            return _restored(item, array)
-        return array[()].decode() if text is not None and node.shape == () else array
+            item = Item("x", kind, array.dtype.str, array.shape, _attribute(node, "dtype"))
+            try:
+                return restore([item], [array])["x"]
+            except Damaged as error:
+                raise Damaged(f"{self._name}: {path}: {error}") from error
+        return array.item().decode() if text is not None and node.shape == () else array
 
     def _read_texts(self, node: h5py.Dataset, path: str) -> list[str]:
         """Texts of variable length, one by one: a file can say that all of them are the same long one."""
@@ -124,6 +127,8 @@ class _EpochReader:
             if total > self._size:
                 raise Damaged(f"{self._name}: the texts of {path} are more than the file can hold")
             texts.append(text.decode())
+        if len(texts) * max(map(len, texts), default=0) > 64 * self._size:
+            raise Damaged(f"{self._name}: the texts of {path}, one very long, can't be one array")
         return texts
 
     def _to_box(self, node: h5py.Group, members: dict[str, object]) -> object:
@@ -146,8 +151,3 @@ class _EpochReader:
 def _attribute(node: h5py.Group | h5py.Dataset, name: str) -> str:
     value = node.attrs.get(name, b"")
     return value.decode() if isinstance(value, bytes) else str(value)
-
-
-def _restored(item: Item, array: Array) -> object:
-    name = item.path.rpartition("/")[2]
-    return restore([Item(name, item.kind, item.dtype, item.shape, item.was)], [array])[name]

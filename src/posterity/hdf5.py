@@ -34,6 +34,14 @@ def superblock(root: int, end: int) -> bytes:
     return body + struct.pack("<I", checksum(body))
 
 
+def root_address(data: bytes) -> int | None:
+    """The address of the root group that a superblock names; None if these bytes aren't one of ours."""
+    if len(data) < SUPERBLOCK_SIZE or data[:8] != SIGNATURE:
+        return None
+    (address,) = struct.unpack_from("<Q", data, 36)
+    return int(address) if data == superblock(address, struct.unpack_from("<Q", data, 28)[0]) else None
+
+
 def group(links: Iterable[tuple[str, int]], attributes: bytes = b"") -> bytes:
     """The object header of a group: its members, each with the address of its own header."""
     messages = [

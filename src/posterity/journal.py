@@ -153,25 +153,31 @@ def decode(data: bytes) -> tuple[list[AnyRecord], int]:
         raise NewerFormat(f"{NAME} has format {version}, and this posterity knows {VERSION}; use a later posterity")
     if version < 1:
         raise Damaged(f"{NAME} says that its format is {version}: its header is damaged")
-    records: list[AnyRecord] = []
-    offset = _HEADER.size
     view = memoryview(data)
-    while (body := _body_at(view, offset)) is not None:
+    records, end = _decode_batches(view, 0, _HEADER.size)
+    _refuse_later_batches(data, view, end)
+    return records, end
+
+
+def _decode_batches(view: memoryview, start: int, offset: int) -> tuple[list[AnyRecord], int]:
+    """The whole batches from `offset` of the file on, and where they end; `start`: where the view is in the file."""
+    records: list[AnyRecord] = []
+    while (body := _body_at(view, offset, start)) is not None:
         try:
             records += _decoder.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise Damaged(f"{NAME} holds a record at offset {offset} that makes no sense: {error}") from error
         offset += _BATCH.size + len(body)
-    _refuse_later_batches(data, view, offset)
     return records, offset
 
 
-def _body_at(view: memoryview, offset: int) -> memoryview | None:
-    """The body of the batch at an offset; None if there is no whole one."""
-    if len(view) - offset < _BATCH.size:
+def _body_at(view: memoryview, offset: int, start: int = 0) -> memoryview | None:
+    """The body of the batch at an offset of the file; None if there is no whole one."""
+    at = offset - start
+    if len(view) - at < _BATCH.size:
         return None
-    marker, length, digest = _BATCH.unpack_from(view, offset)
-    body = view[offset + _BATCH.size : offset + _BATCH.size + length]
+    marker, length, digest = _BATCH.unpack_from(view, at)
+    body = view[at + _BATCH.size : at + _BATCH.size + length]
     if marker != _MARKER or len(body) < length or xxhash.xxh3_64_intdigest(body, offset) != digest:
         return None
     return body
@@ -259,3 +265,42 @@ def read(disk: Disk) -> bytes | None:
         return bytes(data[: disk.read_at(fd, 0, memoryview(data))])
     finally:
         disk.close(fd)
+
+
+class Follower:
+    """Reads a journal that somebody else may be writing, each time only what is new."""
+
+    def __init__(self, disk: Disk) -> None:
+        self._disk = disk
+        self._fd: int | None = None
+        self._end = 0
+
+    def read_new(self) -> tuple[bool, list[AnyRecord]]:
+        """The records since the last time; True with all of them if it is another journal than then.
+
+        A batch that isn't whole is being written: it comes the next time.
+
+        Raises:
+            FileNotFoundError: there is no journal.
+            Damaged, NewerFormat: see `decode`.
+        """
+        fd = self._disk.open(NAME)
+        if self._fd is not None and self._disk.is_same(fd, self._fd):
+            self._disk.close(fd)
+            data = self._read(self._fd, self._end)
+            records, self._end = _decode_batches(memoryview(data), self._end, self._end)
+            return False, records
+        self.close()
+        self._fd = fd  # kept open: as long as it is, no other journal can look like this one
+        records, self._end = decode(self._read(fd, 0))
+        return True, records
+
+    def _read(self, fd: int, start: int) -> bytes:
+        data = bytearray(max(0, self._disk.size(fd) - start))
+        return bytes(data[: self._disk.read_at(fd, start, memoryview(data))])
+
+    def close(self) -> None:
+        """Let go of the file; idempotent."""
+        if self._fd is not None:
+            self._disk.close(self._fd)
+            self._fd = None

@@ -30,7 +30,7 @@ LARGE = 16384
 SUM_NAME = "xxh3_64"
 MAX_ITEMS = 1_000_000
 _TOO_LARGE = 1 << 60
-_MAGIC = b"POSTepch"
+FRAME_MAGIC = b"POSTepch"
 _FRAME = struct.Struct("<8sIIIIQQQQQQ16s")
 _HASH = struct.Struct("<Q")
 _items_decoder = msgspec.msgpack.Decoder(list[Item])
@@ -141,7 +141,7 @@ class Layout:
         """All of a region that comes before its large arrays: the frame, the headers, the small arrays."""
         head = bytearray(self.small_size)
         _FRAME.pack_into(
-            head, 0, _MAGIC, self.frame_size, len(self.spec), len(sums), stamp.generation, self.size,
+            head, 0, FRAME_MAGIC, self.frame_size, len(self.spec), len(sums), stamp.generation, self.size,
             stamp.epoch, stamp.first, stamp.nsamples, stamp.cut, base, stamp.run_id,
         )  # fmt: skip
         at = _FRAME.size
@@ -233,7 +233,7 @@ def layout_of(spec: bytes) -> Layout:
 
 def read_frame_size(head: bytes) -> int | None:
     """How long the frame is that begins with these `FRAME_HEAD` bytes, or None if no frame begins so."""
-    if len(head) < _FRAME.size or head[:8] != _MAGIC:
+    if len(head) < _FRAME.size or head[:8] != FRAME_MAGIC:
         return None
     _, size, spec_size, nsums, *_ = _FRAME.unpack_from(head)
     if size != align(_FRAME.size + spec_size + 8 * nsums + _HASH.size, 8) or nsums > MAX_ITEMS:

@@ -8,8 +8,10 @@ Up the stream: the faces hand over, burn, ask. Down the stream: `writer` fetches
 Every call here takes the lock for a few microseconds and does no I/O; only `wait` waits.
 """
 
+import os
 import threading
 import time
+import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from itertools import takewhile
@@ -19,28 +21,21 @@ import msgspec
 
 from .catalog import Catalog
 from .epoch import Held, Prepared
-from .errors import BurnLowered, Closed, EpochMismatch, MailboxFull, PosterityError, WriteFailed
+from .errors import BurnLowered, Closed, EpochMismatch, Forked, MailboxFull, PosterityError, WriteFailed
 from .options import Options
 from .policy import Action, Demand, done, is_met, memory_floor, pending, plan
 from .registry import Registry, admit, raise_burn, reset, start_series
+from .shelf import Shelf
 from .states import Event, State, after
 from .store import Outcome
 
 Shapes = dict[str, tuple[int, str]]
 
 
-class Shelf:
-    """Where the epochs of one generation are: in memory, or in files. Looking up needs no lock."""
-
-    def __init__(self, catalog: Catalog | None) -> None:
-        self.held: dict[int, Held] = {}
-        self.catalog = catalog
-
-
 class Ticket:
-    """A place in the queue of those who wait for room."""
+    """A place in the queue of those who wait for room; it is theirs as long as somebody has it."""
 
-    __slots__ = ("nbytes",)
+    __slots__ = ("__weakref__", "nbytes")
 
     def __init__(self, nbytes: int) -> None:
         self.nbytes = nbytes
@@ -80,6 +75,26 @@ class Work(NamedTuple):
     old_is_read: bool
 
 
+class _Bell:
+    """Wakes one thread.
+
+    A bare lock: a Ctrl-C in a `threading.Condition` can leave its lock held, or give away another's.
+    """
+
+    __slots__ = ("_silence",)
+
+    def __init__(self) -> None:
+        self._silence = threading.Lock()
+        self._silence.acquire()
+
+    def ring(self) -> None:
+        if self._silence.locked():
+            self._silence.release()
+
+    def wait(self, timeout_s: float | None) -> None:
+        self._silence.acquire(timeout=-1 if timeout_s is None else min(timeout_s, threading.TIMEOUT_MAX))
+
+
 class Ledger:
     """All that threads share. Its methods may be called from any thread."""
 
@@ -87,14 +102,15 @@ class Ledger:
         self, options: Options, registry: Registry, catalog: Catalog | None, shapes: tuple[int, Shapes]
     ) -> None:
         self.options = options
-        self._changed = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
         self._listeners: dict[object, Callable[[], None]] = {}
         self._registry = start_series(raise_burn(registry, options.burn, asked=True), options.epochs_per_file)
         self._shelf = Shelf(catalog)
         self._nchain, self._shapes = shapes
         self._demand = Demand()
-        self._tickets: deque[Ticket] = deque()
-        self._granted: dict[Ticket, None] = {}
+        # By weak references: a Ctrl-C may fall between asking for room and the block that gives it back.
+        self._tickets: deque[weakref.ref[Ticket]] = deque()
+        self._granted: weakref.WeakSet[Ticket] = weakref.WeakSet()
         self._pins: Counter[Pin] = Counter()
         self._dropped_pins: deque[Pin] = deque()
         self._state = State.RUNNING
@@ -108,37 +124,54 @@ class Ledger:
         self.waited_s = 0.0
         self.asked = 0  # how often somebody asked for something to be written, and waits for it
         self.lost: BaseException | None = None
+        _ledgers.add(self)
+
+    def disarm(self) -> None:
+        """In a forked child: the copy of this ledger has no writer, and perhaps a lock that nobody will give back."""
+        self._lock = threading.Lock()
+        self._listeners = {}
+        self._state = State.FAILED
+        self.lost = Forked("this is a forked child; only the process that opened a run may use it")
 
     # ---- waiting -------------------------------------------------------------------------------------------------
 
     def wait(self, condition: Callable[[], bool], timeout_s: float | None = None) -> bool:
         """Wait in this thread until a condition holds; False if the time is over first."""
-        with self._changed:
-            return self._changed.wait_for(condition, timeout_s)
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        bell = _Bell()
+        self.listen(bell, bell.ring)
+        try:
+            while not self.holds(condition):
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0:
+                    return False
+                bell.wait(left)
+            return True
+        finally:
+            self.unlisten(bell)
 
     def holds(self, condition: Callable[[], bool]) -> bool:
         """Whether a condition holds now."""
-        with self._changed:
+        with self._lock:
             return condition()
 
     def listen(self, key: object, listener: Callable[[], None]) -> None:
         """Have a function called at each change, in the thread that made it; it must not wait, nor call back."""
-        with self._changed:
+        with self._lock:
             self._listeners[key] = listener
 
     def unlisten(self, key: object) -> None:
         """Have it called no more."""
-        with self._changed:
+        with self._lock:
             self._listeners.pop(key, None)
 
     def announce(self) -> None:
         """Have every condition looked at again."""
-        with self._changed:
+        with self._lock:
             self._announce()
 
     def _announce(self) -> None:
         self._version += 1
-        self._changed.notify_all()
         for listener in self._listeners.values():
             listener()
 
@@ -171,7 +204,7 @@ class Ledger:
 
     def view(self) -> View:
         """The run at this moment; what it needs is kept until `unpin`."""
-        with self._changed:
+        with self._lock:
             registry = self._registry
             last = max(0, registry.nsamples - 1)  # what sampling continues from, although it is burned
             pin = Pin(registry.generation, min(registry.burn, last), registry.next_index)
@@ -180,7 +213,7 @@ class Ledger:
 
     def unpin(self, pin: Pin) -> None:
         """Let go of what a view needed."""
-        with self._changed:
+        with self._lock:
             self._dropped_pins.append(pin)
             self._drop_pins()
             self._let_go()
@@ -225,10 +258,10 @@ class Ledger:
             Closed: no epochs are taken any more.
         """
         ticket = Ticket(nbytes)
-        with self._changed:
+        with self._lock:
             if not self._is_silent:
                 self._refuse_if_closed()
-            self._tickets.append(ticket)
+            self._tickets.append(weakref.ref(ticket))
             self._grant()
         return ticket
 
@@ -238,10 +271,10 @@ class Ledger:
 
     def give_up(self, ticket: Ticket) -> None:
         """Give room back, or the question for it; idempotent."""
-        with self._changed:
-            self._granted.pop(ticket, None)
-            if ticket in self._tickets:
-                self._tickets.remove(ticket)
+        with self._lock:
+            self._granted.discard(ticket)
+            if (place := weakref.ref(ticket)) in self._tickets:
+                self._tickets.remove(place)
             self._grant()
             self._announce()
 
@@ -254,7 +287,7 @@ class Ledger:
             Closed: no epochs are taken any more.
             EpochMismatch: an epoch that came first made the run another one.
         """
-        with self._changed:
+        with self._lock:
             self._refuse_if_closed()
             self.check_fits(epoch)
             index = self._registry.next_index
@@ -264,14 +297,19 @@ class Ledger:
             if epoch.shapes.keys() - self._shapes.keys():
                 self._shapes = {**self._shapes, **epoch.shapes}
             self._registry = registry  # the one step: a Ctrl-C before it changes nothing, one after it loses nothing
-            self._granted.pop(ticket, None)
+            self._granted.discard(ticket)
             self.waited_s += waited_s
             self._announce()
             return registry.generation, index
 
     def _grant(self) -> None:
-        while self._tickets and self._state.takes_epochs and self._fits(self._tickets[0].nbytes):
-            self._granted[self._tickets.popleft()] = None
+        while self._tickets and self._state.takes_epochs:
+            ticket = self._tickets[0]()
+            if ticket is not None:
+                if not self._fits(ticket.nbytes):
+                    return
+                self._granted.add(ticket)
+            self._tickets.popleft()
 
     def _fits(self, nbytes: int) -> bool:
         """Whether an epoch finds room; a larger one than the whole mailbox does when it is empty."""
@@ -311,7 +349,7 @@ class Ledger:
         Raises:
             BurnLowered: it would be lower than it was.
         """
-        with self._changed:
+        with self._lock:
             self._refuse_if_closed()
             if burn < self._registry.burn:
                 raise BurnLowered(
@@ -322,14 +360,14 @@ class Ledger:
 
     def clean(self) -> None:
         """Discard all that was ingested so far."""
-        with self._changed:
+        with self._lock:
             self._refuse_if_closed()
             self._registry = raise_burn(self._registry, self._registry.nsamples, asked=False)
             self._announce()
 
     def reset(self) -> None:
         """Start empty; what was there goes when the writer gets to it."""
-        with self._changed:
+        with self._lock:
             self._refuse_if_closed()
             self._registry = reset(self._registry, self.options.epochs_per_file)
             self._shelf = Shelf(None)
@@ -341,7 +379,7 @@ class Ledger:
 
     def demand(self, *, publish: bool = False) -> tuple[int, Demand, int]:
         """Ask that all that is there now be written; returns what `is_done` takes."""
-        with self._changed:
+        with self._lock:
             registry = self._registry
             n = registry.next_index
             demand = Demand(n, n if publish else 0, registry.burn if n or self._is_on_disk else 0)
@@ -350,7 +388,7 @@ class Ledger:
 
     def demand_epoch(self, generation: int, index: int) -> None:
         """Ask that an epoch be written, with those before it."""
-        with self._changed:
+        with self._lock:
             if generation == self._registry.generation:
                 self._ask(Demand(write_to=index + 1))
 
@@ -376,7 +414,7 @@ class Ledger:
             Closed: the backend was closed before.
         """
         self.check_failure(asked[2])
-        with self._changed:
+        with self._lock:
             generation, demand, _ = asked
             if generation == self._registry.generation and not is_met(self._registry, demand, self._pinned_burn()):
                 raise Closed("the backend was closed before all was written")
@@ -424,9 +462,10 @@ class Ledger:
 
     def next_work(self) -> Work | None:
         """What to do next, or None."""
-        with self._changed:
+        with self._lock:
             self._drop_pins()
             self._let_go()
+            self._grant()
             actions = self._plan()
             if not actions and self._is_tidy and not self._has_due_asides():
                 return None
@@ -457,7 +496,7 @@ class Ledger:
 
     def report(self, work: Work, outcome: Outcome, catalog: Catalog | None) -> None:
         """Take in what came of some work."""
-        with self._changed:
+        with self._lock:
             if work.registry.generation == self._registry.generation:
                 self._shelf.catalog = catalog
                 for action in outcome.done:
@@ -470,7 +509,7 @@ class Ledger:
             self._announce()
 
     def _let_go(self) -> None:
-        """Forget the epochs that needn't stay in memory: those on disk, unless a snapshot shows more than the disk has."""
+        """Forget the epochs that needn't stay in memory: those on disk, unless a snapshot shows more than is there."""
         floor = memory_floor(self._registry, self.options.inmem_epochs)
         held = self._shelf.held
         for index in list(takewhile(floor.__gt__, held)):
@@ -500,7 +539,7 @@ class Ledger:
 
         `silently`: the process is about to end; who hands over waits for that, in place of an error.
         """
-        with self._changed:
+        with self._lock:
             if self._state.is_over:
                 return
             self._is_silent |= silently
@@ -511,14 +550,14 @@ class Ledger:
 
     def note_closed(self) -> None:
         """The folder was let go."""
-        with self._changed:
+        with self._lock:
             self._state = after(self._state, Event.ALL_RELEASED)
             self._let_go()
             self._announce()
 
     def note_broken(self, error: BaseException) -> None:
         """The writer ended in a way that wasn't foreseen."""
-        with self._changed:
+        with self._lock:
             self.lost = error
             self._state = after(self._state, Event.BROKE)
             self._announce()
@@ -533,3 +572,14 @@ def not_stored(error: BaseException | None) -> PosterityError:
     failed = WriteFailed(f"the epoch was not written: {error}")
     failed.__cause__ = error
     return failed
+
+
+_ledgers: "weakref.WeakSet[Ledger]" = weakref.WeakSet()
+
+
+def _disarm_all() -> None:
+    for ledger in list(_ledgers):
+        ledger.disarm()
+
+
+os.register_at_fork(after_in_child=_disarm_all)

@@ -47,22 +47,43 @@ class Holder(msgspec.Struct, frozen=True):
         return f"process {self.pid} on {self.host} since {since}{here}"
 
 
-_held: dict[tuple[int, int], "Lock"] = {}
-_held_guard = threading.Lock()
+_claims: dict[str, "Lock"] = {}
+_claims_guard = threading.Lock()
 
 
 class Lock:
-    """The right to write one run folder. Held from `acquire` to `release`."""
+    """The right to write one run folder: claimed in this process from opening on, locked once there is a folder."""
 
     def __init__(self, disk: Disk, where: str) -> None:
         self._disk = disk
-        self._where = where
-        self._key: tuple[int, int] | None = None
+        self._path = os.path.realpath(disk.folder)
+        self.folder_key: tuple[int, int] | None = None
         self._fd: int | None = None
         self._is_by_file = False
         self._is_released = threading.Event()
-        self.holder: Holder | None = None
+        self.holder = Holder(socket.gethostname(), os.getpid(), _start_of(os.getpid()), time.time(), where)
         self.is_closing = False
+
+    def claim(self, timeout_s: float) -> None:
+        """Be the one backend of this process for the folder; one that is closing is waited for. Idempotent.
+
+        Raises:
+            RunLocked: this process has another one; the message says where it was opened.
+        """
+        while True:
+            with _claims_guard:
+                other = _claims.get(self._path)
+                if other is None or other is self or other.holder.pid != os.getpid():
+                    _claims[self._path] = self
+                    return
+            if not (other.is_closing and other.wait_released(timeout_s)):
+                raise RunLocked(
+                    f"{self._disk.folder} is written by {other.holder}, in this process; close that one first"
+                )
+
+    def wait_released(self, timeout_s: float) -> bool:
+        """Wait until lock and claim are given back; False if that takes longer."""
+        return self._is_released.wait(timeout_s)
 
     def acquire(self) -> None:
         """Take the lock, if it isn't held; the folder exists and is entered.
@@ -70,36 +91,29 @@ class Lock:
         Raises:
             RunLocked: somebody has it; the message says who, where and since when.
         """
+        self.claim(0.0)
         if self._fd is not None:
             return
-        found = self._disk.folder.stat()
-        key = (found.st_dev, found.st_ino)
-        me = Holder(socket.gethostname(), os.getpid(), _process_start(), time.time(), self._where)
-        with _held_guard:
-            held = _held.get(key)
-            if held is not None and held.is_of_this_process:
-                raise RunLocked(
-                    f"{self._disk.folder} is written by {held.holder}, in this process; close that one first"
-                )
-            self._fd = self._disk.open_or_create(NAME)
-            try:
-                self._lock_file(me)
-            except BaseException:
-                self._disk.close(self._fd)
-                self._fd = None
-                raise
-            self._key, self.holder = key, me
-            self._is_released.clear()
-            _held[key] = self
+        self._refuse_moved()
+        self._fd = self._disk.open_or_create(NAME)
+        try:
+            self._lock_file(self.holder)
+        except BaseException:
+            self._disk.close(self._fd)
+            self._fd = self.folder_key = None
+            raise
 
-    @property
-    def is_of_this_process(self) -> bool:
-        """Whether this process has the lock, and not the one that it was forked from."""
-        return self.holder is not None and self.holder.pid == os.getpid()
-
-    def wait_released(self, timeout_s: float) -> None:
-        """Wait until it is given back."""
-        self._is_released.wait(timeout_s)
+    def _refuse_moved(self) -> None:
+        """A folder that was moved while it is written has a new name, and the system would lock it again for us."""
+        key = self._disk.key()
+        with _claims_guard:
+            for other in _claims.values():
+                if other is not self and other.folder_key == key and other.holder.pid == os.getpid():
+                    raise RunLocked(
+                        f"{self._disk.folder} was moved and is written by {other.holder}, in this process; close that "
+                        f"one first"
+                    )
+            self.folder_key = key
 
     def _lock_file(self, me: Holder) -> None:
         assert self._fd is not None
@@ -115,9 +129,12 @@ class Lock:
         holder = read_holder(self._disk, self._fd)
         if holder is not None and holder.by_file and self._is_alive(holder, me):
             raise RunLocked(self._refusal(holder))
-        data = msgspec.json.encode(me)
-        self._disk.truncate(self._fd, 0)
-        self._disk.write_at(self._fd, 0, [data])
+        try:
+            self._disk.truncate(self._fd, 0)
+            self._disk.write_at(self._fd, 0, [msgspec.json.encode(me)])
+        except OSError:
+            if self._is_by_file:  # else it is a courtesy, and a full disk no reason not to open a run
+                raise
 
     def _is_alive(self, holder: Holder, me: Holder) -> bool:
         """Whether a holder that has no system lock is still there. One of another host is never taken for dead."""
@@ -141,28 +158,19 @@ class Lock:
             os.utime(self._fd)
 
     def release(self) -> None:
-        """Give the lock back; idempotent. A forked child's copy does nothing."""
-        if self._fd is None:
-            return
-        with _held_guard:
-            if self.is_of_this_process and self._key is not None:
-                _held.pop(self._key, None)
+        """Give lock and claim back; idempotent. A forked child's copy does nothing to its parent's."""
+        is_mine = self.holder.pid == os.getpid()
+        if self._fd is not None:
+            if is_mine:
                 with contextlib.suppress(OSError):  # what the file says is a courtesy; the lock is what counts
                     self._disk.truncate(self._fd, 0)
-        self._disk.close(self._fd)
-        self._fd = None
+            self._disk.close(self._fd)
+            self._fd = None
+        with _claims_guard:
+            self.folder_key = None
+            if _claims.get(self._path) is self:
+                del _claims[self._path]
         self._is_released.set()
-
-
-def wait_if_closing(folder: Path, timeout_s: float) -> None:
-    """A backend of this process that is closing lets its folder go soon: wait for that."""
-    try:
-        found = folder.stat()
-    except FileNotFoundError:
-        return
-    held = _held.get((found.st_dev, found.st_ino))
-    if held is not None and held.is_of_this_process and held.is_closing:
-        held.wait_released(timeout_s)
 
 
 def read_holder(disk: Disk, fd: int) -> Holder | None:
@@ -173,10 +181,6 @@ def read_holder(disk: Disk, fd: int) -> Holder | None:
         return msgspec.json.decode(bytes(data), type=Holder)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
-
-
-def _process_start() -> str:
-    return _start_of(os.getpid())
 
 
 def _start_of(pid: int) -> str:

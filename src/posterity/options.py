@@ -41,6 +41,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     warn_free_bytes: int = 1 << 30
     exit_timeout_s: float = 60.0
     flush_on_sigterm: bool = False
+    reader_threads: int = 4
     trusted_classes: tuple[str, ...] = ()
 
 
@@ -52,6 +53,7 @@ _LEAST = {
     "max_pending_epochs": 1,
     "retry_after_s": 0.0,
     "retry_at_most_s": 0.0,
+    "reader_threads": 1,
     "warn_free_bytes": 0,
     "exit_timeout_s": 0.0,
 }

@@ -109,7 +109,8 @@ def plan(
     """
     actions: list[Action] = []
     target = write_target(registry, inmem_epochs, demand)
-    if registry.burn > registry.stored_burn and (target > 0 or demand.cut_to > registry.stored_burn):
+    is_stored = registry.burn <= registry.stored_burn and registry.asked_burn <= registry.stored_asked_burn
+    if not is_stored and (target > 0 or demand.cut_to > registry.stored_burn):
         actions.append(StoreBurn(registry.burn, registry.asked_burn))
     gone = reclaimable(registry, pinned_burn)
     unread = registry.burn if pinned_burn is None else min(registry.burn, pinned_burn)
@@ -129,7 +130,7 @@ def done(registry: Registry, action: Action) -> Registry:
     """The registry after an action has survived a power cut."""
     match action:
         case StoreBurn():
-            return mark_burn_stored(registry, action.burn)
+            return mark_burn_stored(registry, action.burn, action.asked_burn)
         case WriteEpochs():
             written = mark_written(registry, [part.cut for part in action.parts])
             return mark_published(written, action.file.stop) if action.publishes else written
@@ -194,9 +195,7 @@ def _writes(registry: Registry, target: int, unread: int, batch_bytes: int) -> l
     while index < stop:
         file = registry.file_of(index)
         end = min(file.stop, stop)
-        parts = tuple(
-            _part(entry, unread, is_newest=entry.index == stop - 1) for entry in registry.entries[index:end]
-        )
+        parts = tuple(_part(entry, unread, is_newest=entry.index == stop - 1) for entry in registry.entries[index:end])
         actions.append(WriteEpochs(file, parts, publishes=end == file.stop))
         index = end
     return actions

@@ -19,11 +19,12 @@ from .catalog import Catalog, filling_name, pack_sums, replayed, rewrite_name
 from .disk import Disk
 from .epochfile import FileHead, Reader
 from .errors import Damaged, ForeignFiles
-from .journal import AnyRecord, Began, Described, Grouped, Passed, Place, Published, Rewritten, Stored
+from .journal import AnyRecord, Began, Burned, Described, Dropped, Grouped, Passed, Place, Published, Rewritten, Stored
 from .layout import Frame
 from .options import DEFAULT_FMT, Options, file_name, file_pattern
 
 logger = logging.getLogger(__name__)
+_MOST_LOST = 1_000_000
 
 
 class Chore(msgspec.Struct, frozen=True):
@@ -196,16 +197,14 @@ def _adopt_from(disk: Disk, catalog: Catalog, name: str, number: int, start: int
             if reader.read_head() != expected:
                 return 0
             for base, frame in reader.walk() if start is None else reader.walk(start):
-                entries = catalog.registry()
-                is_next = frame.epoch == entries.next_index and frame.first == entries.nsamples
+                is_next = (frame.epoch, frame.first) == (len(catalog.places), catalog.nsamples)
                 if not is_next or frame.generation != began.generation or not _is_whole(reader, base, frame):
                     break
                 for record in _stored_records(catalog, number, expected.rewrite, base, frame):
                     catalog.apply(record)
                 found += 1
-            span = catalog.registry().file_of(catalog.registry().next_index - 1)
-            if found and name == file_name(began.outfile_fmt, number) and span.number == number:
-                catalog.apply(Published(number, catalog.registry().next_index))
+            if found and name == file_name(began.outfile_fmt, number):
+                catalog.apply(Published(number, len(catalog.places)))
     except OSError as error:
         logger.warning("%s can't be looked at: %s", name, error)
     return found
@@ -227,6 +226,8 @@ def _stored_records(catalog: Catalog, number: int, rewrite: int, base: int, fram
     if layout is None:
         layout = len(catalog.specs)
         records.append(Described(frame.spec))
+    if frame.cut:
+        records.append(Burned(frame.first + frame.cut, 0))
     place = Place(number, rewrite, base, frame.cut, layout, pack_sums(frame.sums))
     records.append(Stored(frame.epoch, frame.first, frame.nsamples, frame.region_size, place))
     return records
@@ -265,11 +266,13 @@ def _catalog_from_files(disk: Disk, began: Began, chosen: dict[int, tuple[int, s
     for number in sorted(chosen):
         rewrite, name = chosen[number]
         with Reader.open(disk, name) as reader:
-            frames = [
-                (base, frame)
-                for base, frame in reader.walk()
-                if frame.generation == began.generation and frame.run_id == began.run_id
-            ]
+            whole, damaged = reader.scan()
+            mine = (began.generation, began.run_id)
+            frames = [found for found in whole if (found[1].generation, found[1].run_id) == mine]
+            while name.startswith(".") and frames and not _is_whole(reader, *frames[-1]):
+                frames.pop()  # it was being written
+        if damaged:
+            raise Damaged(f"{name} is damaged at offset {damaged[0]}, and there is no journal to say what was there")
         if frames:
             _take_in_file(catalog, number, rewrite, name, frames)
     return catalog
@@ -278,8 +281,8 @@ def _catalog_from_files(disk: Disk, began: Began, chosen: dict[int, tuple[int, s
 def _take_in_file(catalog: Catalog, number: int, rewrite: int, name: str, frames: list[tuple[int, Frame]]) -> None:
     if not catalog.places:
         _pass_lost(catalog, frames[0][1])
-        catalog.apply(journal.Dropped(len(catalog.places)))
-    catalog.apply(Grouped(len(catalog.places), number, len(frames)))
+        catalog.apply(Dropped(len(catalog.places)))
+    catalog.apply(Grouped(len(catalog.places), number, frames[-1][1].epoch - len(catalog.places) + 1))
     for i, (base, frame) in enumerate(frames):
         if i > 0 and frame.epoch > len(catalog.places):
             _pass_lost(catalog, frame)
@@ -297,10 +300,9 @@ def _take_in_file(catalog: Catalog, number: int, rewrite: int, name: str, frames
 
 def _pass_lost(catalog: Catalog, frame: Frame) -> None:
     """The epochs before one that is there were burned: how long each was is lost, how long all were is not."""
-    known = catalog.registry()
-    first = known.nsamples
-    for index in range(known.next_index, frame.epoch):
-        catalog.apply(Passed(index, first, frame.first - first))
-        first = frame.first
-    if frame.first + frame.cut:
-        catalog.apply(journal.Burned(frame.first + frame.cut, 0))
+    if frame.epoch - len(catalog.places) > _MOST_LOST:
+        raise Damaged(f"a file begins with epoch {frame.epoch}, and only {len(catalog.places)} are known before it")
+    for index in range(len(catalog.places), frame.epoch):
+        catalog.apply(Passed(index, catalog.nsamples, frame.first - catalog.nsamples))
+    if frame.first:
+        catalog.apply(Burned(frame.first, 0))

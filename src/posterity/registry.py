@@ -122,7 +122,8 @@ class Registry(msgspec.Struct, frozen=True, kw_only=True):
     """The whole of a run at one moment.
 
     `generation`: how often the run was reset. `burn`: samples discarded, from the first ever ingested; `asked_burn`:
-    the part of it that was asked for by number, which a reset keeps; `stored_burn`: the part that survives a power cut.
+    the part of it that was asked for by number, which a reset keeps; `stored_burn`, `stored_asked_burn`: as much of the
+    two as survives a power cut.
     `cuts`: for each epoch that was written, how many of its first samples aren't in its file; where that is all of
     them, there is no file. `npublished`: epochs before this one are in files that are published. `ndropped`: epochs
     before this one have no file any more.
@@ -134,6 +135,7 @@ class Registry(msgspec.Struct, frozen=True, kw_only=True):
     burn: int = 0
     asked_burn: int = 0
     stored_burn: int = 0
+    stored_asked_burn: int = 0
     cuts: Log[int] = msgspec.field(default_factory=Log)
     npublished: int = 0
     ndropped: int = 0
@@ -244,6 +246,10 @@ def mark_rewritten(registry: Registry, start: int, cuts: Sequence[int]) -> Regis
     return msgspec.structs.replace(registry, cuts=registry.cuts.replaced(start, cuts))
 
 
-def mark_burn_stored(registry: Registry, burn: int) -> Registry:
-    """A burn up to `burn` survives a power cut."""
-    return msgspec.structs.replace(registry, stored_burn=max(burn, registry.stored_burn))
+def mark_burn_stored(registry: Registry, burn: int, asked_burn: int = 0) -> Registry:
+    """A burn up to `burn` survives a power cut, `asked_burn` of it asked for."""
+    return msgspec.structs.replace(
+        registry,
+        stored_burn=max(burn, registry.stored_burn),
+        stored_asked_burn=max(asked_burn, registry.stored_asked_burn),
+    )

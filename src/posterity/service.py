@@ -7,22 +7,23 @@ Up the stream: `backend`. Down the stream: `ledger`, `writer`, `snapshot`.
 
 import inspect
 import logging
+import operator
 import os
 import signal
 import sys
 import threading
 import weakref
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
 from .buffers import Buffers
 from .catalog import Catalog
 from .disk import Disk
-from .epoch import Prepared, prepare, sample_shapes
+from .epoch import Held, Prepared, prepare, sample_shapes
 from .errors import Closed, Forked, NotWritten
 from .layout import layout_of
-from .ledger import Ledger, Shapes, Ticket
-from .lock import wait_if_closing
+from .ledger import Ledger, Pin, Shapes, Ticket
 from .options import Options
 from .receipts import Receipt
 from .snapshot import Snapshot, read_epoch
@@ -38,20 +39,22 @@ logger = logging.getLogger(__name__)
 class Service:
     """A run that is open for writing."""
 
-    def __init__(self, options: Options, disk: Disk | None = None) -> None:
+    def __init__(self, options: Options, disk: Disk | None = None, *, where: str | None = None) -> None:
         if sys.platform == "win32":
             raise OSError("posterity doesn't run on Windows; it needs POSIX locks and renames")
+        if options.flush_on_sigterm and threading.current_thread() is not threading.main_thread():
+            raise ValueError("flush_on_sigterm needs the backend to be opened in the main thread")
         self.options = options
         self.disk = disk or Disk(options.outdir)
-        self.where = _caller()
+        self.where = caller() if where is None else where
         self._pid = os.getpid()
-        wait_if_closing(self.disk.folder, options.exit_timeout_s)
         self.store = Store(options, self.where, self.disk)
         registry = self.store.open()
         goes_on = self.store.catalog if options.mode != "w" else None
         self.ledger = Ledger(options, registry, goes_on, _shapes_of(goes_on))
         self._buffers = Buffers(options.max_pending_bytes)
         self._meter = Meter()
+        self._faces: set[int] = set()
         self._writer = Writer(self.ledger, self.store, str(self.disk.folder))
         self._writer.start()
         self._tell_what_is_there()
@@ -68,13 +71,28 @@ class Service:
             self.disk.folder, there.next_index, there.nsamples, min(there.burn, there.nsamples), verb,
         )  # fmt: skip
 
+    def add_face(self, face: object) -> None:
+        """Note a face of the run. When the last one is gone and nobody closed the run, it is closed."""
+        self._faces.add(id(face))
+        weakref.finalize(face, self._face_is_gone, id(face)).atexit = False
+
+    def _face_is_gone(self, face: int) -> None:
+        self._faces.discard(face)
+        if not self._faces:
+            self.ask_close_later()
+
+    @property
+    def is_of_this_process(self) -> bool:
+        """Whether this process opened the run, and not the one that it was forked from."""
+        return os.getpid() == self._pid
+
     def check_process(self) -> None:
         """Refuse to work in a forked child.
 
         Raises:
             Forked: this isn't the process that opened the run.
         """
-        if os.getpid() != self._pid:
+        if not self.is_of_this_process:
             raise Forked(
                 f"this backend was opened by process {self._pid} and this is its child {os.getpid()}: only the process "
                 f"that opened a run may use it"
@@ -91,9 +109,12 @@ class Service:
         self.ledger.check_fits(prepared)
         return prepared
 
-    def hand_over(self, ticket: Ticket, epoch: Prepared, *, copy: bool, waited_s: float = 0.0) -> Receipt:
-        """Make an epoch part of the run, room having been granted. Never waits."""
-        held = epoch.own(self._buffers, copy=copy)
+    def own(self, epoch: Prepared, *, copy: bool) -> Held:
+        """Take an epoch over, room having been granted: what takes time in a hand-over is the copy made here."""
+        return epoch.own(self._buffers, copy=copy)
+
+    def hand_over(self, ticket: Ticket, epoch: Prepared, held: Held, *, copy: bool, waited_s: float = 0.0) -> Receipt:
+        """Make an epoch that was taken over part of the run. Never waits."""
         generation, index = self.ledger.hand_over(ticket, epoch, held, waited_s)
         kept = None if copy else weakref.ref(held, lambda _: self._writer.later(self.ledger.announce))
         return Receipt(self.ledger, generation, index, kept)
@@ -105,9 +126,26 @@ class Service:
         try:
             if not self.ledger.has_room(ticket):
                 raise self.ledger.full_error()
-            return self.hand_over(ticket, prepared, copy=copy)
+            return self.hand_over(ticket, prepared, self.own(prepared, copy=copy), copy=copy)
         finally:
             self.ledger.give_up(ticket)
+
+    # ---- burning -------------------------------------------------------------------------------------------------
+
+    def set_burn(self, burn: int) -> None:
+        """Discard the samples before position `burn`: every later read sees it."""
+        self.check_process()
+        self.ledger.set_burn(operator.index(burn))
+
+    def clean(self) -> None:
+        """Discard all that was ingested so far."""
+        self.check_process()
+        self.ledger.clean()
+
+    def reset(self) -> None:
+        """Start empty; what was there goes when the writer gets to it."""
+        self.check_process()
+        self.ledger.reset()
 
     # ---- the rest ------------------------------------------------------------------------------------------------
 
@@ -120,7 +158,21 @@ class Service:
         self.check_process()
         if self.ledger.state is State.CLOSED:
             raise Closed(f"the backend of {self.disk.folder} was closed; open the run again to read it")
-        return Snapshot(self.ledger, self.disk)
+        ledger = self.ledger
+        view = ledger.view()
+        return Snapshot(
+            view.registry,
+            view.shelf,
+            self.disk,
+            release=partial(self._unpin, view.pin),
+            abandon=partial(ledger.unpin_later, view.pin),
+            trusted=self.options.trusted_classes,
+        )
+
+    def _unpin(self, pin: Pin) -> None:
+        self.ledger.unpin(pin)
+        if self.ledger.is_unused:
+            self.disk.leave()
 
     def status(self) -> Status:
         """The backend at this moment."""
@@ -179,8 +231,6 @@ class Service:
 
     def _flush_on_sigterm(self) -> None:
         """On SIGTERM write everything, then let the process die of it as it would have."""
-        if threading.current_thread() is not threading.main_thread():
-            raise ValueError("flush_on_sigterm needs the backend to be opened in the main thread")
         before = signal.getsignal(signal.SIGTERM)
         is_written = threading.Event()
 
@@ -214,7 +264,7 @@ def _shapes_of(catalog: Catalog | None) -> tuple[int, Shapes]:
     return nchain, shapes
 
 
-def _caller() -> str:
+def caller() -> str:
     """The first line of code outside this package on the stack: where the backend was opened."""
     package = str(Path(__file__).parent)
     frame: FrameType | None = inspect.currentframe()

@@ -3,7 +3,7 @@
 A snapshot knows the registry as it was and where the numbers are: in memory, or in files, which it reads at known
 offsets without HDF5. Later ingests, burns and resets don't change it, and what it needs is kept until it is released.
 
-Up the stream: `ledger` gives the view. Down the stream: the faces hand it out, and read from one in each call.
+Up the stream: `service` and `run` make them. Down the stream: the faces hand it out, and read from one in each call.
 """
 
 import os
@@ -22,33 +22,43 @@ from .errors import Burned, Closed, Damaged
 from .foreign import choose_epoch, read_foreign_epoch
 from .journal import Place
 from .layout import Layout, Stamp, encode_items, layout_of
-from .ledger import Ledger, Shelf
 from .registry import Entry, Registry
 from .selection import Mask, Piece, check_thin, chosen_chains, count_samples, flatten_samples, pieces
+from .shelf import Shelf
 from .tree import Array, flatten, restore
 
 E_co = TypeVar("E_co", covariant=True)
 
 
+def _nothing() -> None:
+    pass
+
+
 class Snapshot(Generic[E_co]):
     """The run as it was when it was asked for. Any thread may read from it; `release` it when done."""
 
-    def __init__(self, ledger: Ledger, disk: Disk) -> None:
-        view = ledger.view()
-        self.registry: Registry = view.registry
-        self._shelf: Shelf | None = view.shelf
-        self._pin = view.pin
-        self._ledger = ledger
+    def __init__(
+        self,
+        registry: Registry,
+        shelf: Shelf,
+        disk: Disk,
+        *,
+        release: Callable[[], None] = _nothing,
+        abandon: Callable[[], None] = _nothing,
+        trusted: Sequence[str] = (),
+    ) -> None:
+        self.registry = registry
+        self._shelf: Shelf | None = shelf
         self._disk = disk
-        self._trusted = ledger.options.trusted_classes
+        self._release = release
+        self._abandon = abandon
+        self._trusted = trusted
 
     def release(self) -> None:
         """Let go of the files that it needs; idempotent."""
         shelf, self._shelf = self._shelf, None
         if shelf is not None:
-            self._ledger.unpin(self._pin)
-            if self._ledger.is_unused:
-                self._disk.leave()
+            self._release()
 
     def __enter__(self) -> Self:
         return self
@@ -66,7 +76,7 @@ class Snapshot(Generic[E_co]):
 
     def __del__(self) -> None:
         if getattr(self, "_shelf", None) is not None:
-            self._ledger.unpin_later(self._pin)
+            self._abandon()
 
     def __repr__(self) -> str:
         registry = self.registry
@@ -138,7 +148,7 @@ class Snapshot(Generic[E_co]):
 
     def _read_epoch(self, entry: Entry, burned: int) -> EpochDict:
         with _Shelves(self._disk, self._there()) as shelves:
-            layout, arrays, cut = shelves.read(entry.index, _all_leaves)
+            layout, arrays, cut = shelves.read(entry.index, _all_leaves, burned)
         data = restore(layout.items, arrays)
         samples = data["samples"]
         if burned > cut and isinstance(samples, dict):
@@ -195,7 +205,7 @@ class Snapshot(Generic[E_co]):
         results: dict[str, Array] = {}
         chains: list[int] | None = None
         for part in parts:
-            source = shelves.find(part.epoch)
+            source = shelves.find(part.epoch, part.start)
             _check_names(names, source.layout, part.epoch)
             for name in names:
                 leaf = source.layout.by_path[f"samples/{name}"]
@@ -228,7 +238,7 @@ class Snapshot(Generic[E_co]):
             for entry in entries:
                 if entry.is_burned(self.burn):
                     raise Burned(f"epoch {entry.index} was burned; its stats are gone with it")
-                layout, arrays, _ = shelves.read(entry.index, _stats_leaves)
+                layout, arrays, _ = shelves.read(entry.index, _stats_leaves, entry.nsamples)
                 items = [item for item in layout.items if item.path == "stats" or item.path.startswith("stats/")]
                 if items:
                     found = restore(items, arrays)["stats"]
@@ -308,22 +318,29 @@ class _Shelves:
             self._open[1].close()
             self._open = None
 
-    def find(self, index: int) -> _Source:
-        """An epoch, wherever it is now. It leaves memory only after it is in a file."""
-        held = self._shelf.held.get(index)
+    def find(self, index: int, start: int) -> _Source:
+        """An epoch, wherever it is now, to read its samples from `start` on.
+
+        Raises:
+            SnapshotExpired: burned or reset since, behind the back of a reader in another process.
+            Damaged: its file is missing.
+        """
+        shelf = self._shelf
+        held = shelf.held.get(index)
         if held is not None:
             return _Source(held, None, None, 0)
-        catalog = self._shelf.catalog
-        assert catalog is not None
         while True:
+            catalog = shelf.catalog
+            assert catalog is not None
             place = catalog.places[index]
-            if place is None:
-                raise Damaged(f"epoch {index} is in no file any more")
+            if place is None or place.cut > start:
+                raise shelf.gone(f"epoch {index} was burned since")
             try:
                 return _Source(None, catalog.region(place), self._reader(catalog, place), place.cut)
             except FileNotFoundError as error:
-                if catalog.places[index] is place:  # else the file was written anew just now
-                    raise Damaged(f"{error.filename} is missing, with epoch {index} in it") from error
+                shelf.refresh()  # the file may have been written anew just now
+                if shelf.catalog is catalog and catalog.places[index] is place:
+                    raise shelf.gone(f"{error.filename} is missing, with epoch {index} in it") from error
 
     def _reader(self, catalog: Catalog, place: Place) -> Reader:
         key = (place.number, place.rewrite)
@@ -332,9 +349,9 @@ class _Shelves:
             self._open = (key, open_place(self._disk, catalog, place))
         return self._open[1]
 
-    def read(self, index: int, leaves: Callable[[Layout], list[int]]) -> tuple[Layout, list[Array], int]:
+    def read(self, index: int, leaves: Callable[[Layout], list[int]], start: int) -> tuple[Layout, list[Array], int]:
         """Some arrays of an epoch, the caller's own, and how many of its first samples aren't in them."""
-        source = self.find(index)
+        source = self.find(index, start)
         return source.layout, [source.array(i) for i in leaves(source.layout)], source.cut
 
 
@@ -367,7 +384,10 @@ def read_epoch(fn: str | os.PathLike[str], iepoch: int = -1) -> EpochDict:
 
 
 def _read_ours(reader: Reader, iepoch: int, where: str) -> EpochDict:
-    frames = {frame.epoch: (base, frame) for base, frame in reader.walk()}
+    whole, damaged = reader.scan()
+    frames = {frame.epoch: (base, frame) for base, frame in whole}
+    if damaged and iepoch not in frames:
+        raise Damaged(f"{where} is damaged at offset {damaged[0]}; the epochs {sorted(frames)} can be read by index")
     base, frame = frames[choose_epoch(list(frames), iepoch, where)]
     region = reader.region(base, frame)
     arrays = [reader.read_array(region, i, verify=True) for i in range(len(region.layout.leaves))]

@@ -86,6 +86,16 @@ class Store:
             RunLocked: somebody else writes it.
             ForeignFiles, Damaged: see `recovery.find_run`.
         """
+        self._lock.claim(self.options.exit_timeout_s)
+        try:
+            registry = self._look()
+        except BaseException:
+            self.close()
+            self.disk.leave()
+            raise
+        return registry
+
+    def _look(self) -> Registry:
         if not self.disk.is_there():
             return self._nothing()
         self.disk.enter()
@@ -96,11 +106,7 @@ class Store:
                 return self._nothing()
         if self.options.mode == "x":
             raise RunExists(f"{self.disk.folder} holds a run; use mode='a' to continue it or 'w' to replace it")
-        try:
-            registry = self._take_over()
-        except BaseException:
-            self.close()
-            raise
+        registry = self._take_over()
         return reset(Registry(generation=registry.generation), 1) if self.options.mode == "w" else registry
 
     def _clear_up(self, chores: list[Chore]) -> None:
@@ -109,7 +115,6 @@ class Store:
             self._lock.acquire()
             self._chores = chores
             self._tidy()
-            self._lock.release()
 
     def _nothing(self) -> Registry:
         return reset(Registry(generation=-1), self.options.epochs_per_file)

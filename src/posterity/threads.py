@@ -9,6 +9,7 @@ Down the stream: `writer` runs in them.
 
 import asyncio
 import atexit
+import multiprocessing
 import os
 import queue
 import sys
@@ -83,6 +84,14 @@ class _EndWatch:
         self.has_ended = False
         self.has_lost = False
 
+    def discard(self, listener: "EndListener") -> None:
+        """A listener has ended. The last one of a multiprocessing worker ends it, if samples were lost."""
+        with self._guard:
+            self._listeners.discard(listener)
+            is_last = self.has_ended and not self._listeners
+        if is_last and multiprocessing.parent_process() is not None:  # there, what atexit registered may not run
+            _exit_if_lost()
+
     def add(self, listener: "EndListener") -> None:
         with self._guard:
             self._listeners.add(listener)
@@ -120,6 +129,11 @@ _end_watch = _EndWatch()
 def tell_when_process_ends(listener: EndListener) -> None:
     """Have a listener told; it is kept by a weak reference."""
     _end_watch.add(listener)
+
+
+def tell_no_more(listener: EndListener) -> None:
+    """The listener has ended."""
+    _end_watch.discard(listener)
 
 
 def report_lost(message: str) -> None:

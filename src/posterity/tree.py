@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeAlias, cast, runtime_checkable
 import msgspec
 import numpy as np
 import numpy.typing as npt
+from numpy.ma import MaskedArray  # NumPy imports it late: here, and not in the middle of a hand-over
 
 from .errors import Damaged, NotStorable
 
@@ -111,9 +112,24 @@ def restore(items: Iterable[Item], arrays: Iterable[Array]) -> dict[str, object]
 
 def dtype_to_text(dtype: np.dtype[np.generic]) -> str:
     """A dtype as text; `dtype_from_text` gives an equal one."""
-    if dtype.names is None and dtype.subdtype is None:
-        return dtype.str
-    return repr(np.lib.format.dtype_to_descr(dtype))
+    return dtype.str if dtype.names is None else repr(_without_metadata(dtype).descr)
+
+
+def _without_metadata(dtype: np.dtype[np.generic]) -> np.dtype[np.generic]:
+    """An equal dtype without the notes that h5py keeps in dtypes: NumPy would write them down as well."""
+    if dtype.subdtype is not None:
+        return np.dtype((_without_metadata(dtype.subdtype[0]), dtype.subdtype[1]))
+    if dtype.fields is None or dtype.names is None:
+        return np.dtype(dtype.str)
+    fields = [dtype.fields[name] for name in dtype.names]
+    parts = {
+        "names": list(dtype.names),
+        "formats": [_without_metadata(field[0]) for field in fields],
+        "offsets": [field[1] for field in fields],
+        "titles": [field[2] if len(field) > 2 else None for field in fields],
+        "itemsize": dtype.itemsize,
+    }
+    return np.dtype(parts)  # type: ignore[call-overload,no-any-return]  # NumPy's types leave "titles" out
 
 
 def dtype_from_text(text: str) -> np.dtype[np.generic]:
@@ -125,7 +141,7 @@ def dtype_from_text(text: str) -> np.dtype[np.generic]:
     try:
         descr: Any = ast.literal_eval(text) if text[:1] in "[('" else text
         dtype = np.lib.format.descr_to_dtype(descr)
-    except (TypeError, SyntaxError, RecursionError, MemoryError) as error:
+    except (TypeError, SyntaxError, IndexError, RecursionError, MemoryError) as error:
         raise ValueError(f"not a dtype: {text[:80]!r}") from error
     if dtype.hasobject:
         raise ValueError(f"not a dtype of plain bytes: {text[:80]!r}")
@@ -262,7 +278,7 @@ def _bytes_array(text: bytes) -> Array:
 
 
 def _flatten_array(value: Array | np.generic, path: str, items: list[Item], leaves: list[Leaf]) -> None:
-    if isinstance(value, np.ma.MaskedArray):
+    if isinstance(value, MaskedArray):
         raise NotStorable(f"{path}: a masked array would lose its mask; store .data and .mask, or .filled()")
     kind = "scalar" if isinstance(value, np.generic) else "array"
     array = np.asarray(value)

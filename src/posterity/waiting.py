@@ -21,21 +21,23 @@ class _Bell:
             native.run_sync_soon  # type: ignore[attr-defined]  # trio's token
         )
         self._event = anyio.Event()
-        self._is_rung = False
+        self._waits = False  # changed by the task alone, so that no interrupted ring can leave it asleep
 
     def ring(self) -> None:
-        if not self._is_rung:
-            self._is_rung = True
+        if self._waits:
             with contextlib.suppress(RuntimeError):  # the task's loop was closed: nobody is there to wake
                 self._call(self._set)
 
     def _set(self) -> None:
+        self._waits = False
         self._event.set()
+
+    def arm(self) -> None:
+        self._event = anyio.Event()
+        self._waits = True
 
     async def wait(self) -> None:
         await self._event.wait()
-        self._event = anyio.Event()
-        self._is_rung = False
 
 
 async def until(ledger: Ledger, condition: Callable[[], bool]) -> None:
@@ -44,7 +46,10 @@ async def until(ledger: Ledger, condition: Callable[[], bool]) -> None:
     bell = _Bell()
     ledger.listen(bell, bell.ring)
     try:
-        while not ledger.holds(condition):
+        while True:
+            bell.arm()
+            if ledger.holds(condition):
+                return
             await bell.wait()
     finally:
         ledger.unlisten(bell)

@@ -8,6 +8,7 @@ Up the stream: `ledger`. Down the stream: `store`.
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -18,7 +19,7 @@ from .ledger import Ledger, Work
 from .lock import HEARTBEAT_S
 from .states import State
 from .store import Outcome, Store
-from .threads import EndListener, IoThread, OurThread, report_lost, tell_when_process_ends
+from .threads import EndListener, IoThread, OurThread, report_lost, tell_no_more, tell_when_process_ends
 
 logger = logging.getLogger(__name__)
 
@@ -31,16 +32,18 @@ class Writer(EndListener):
         self._store = store
         self._io = IoThread(f"posterity-io {name}")
         self._thread = OurThread(f"posterity-writer {name}", self._run)
+        self._runs = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wake: asyncio.Event | None = None
         self._sleeps = False
         self._deadline: float | None = None
 
     def start(self) -> None:
-        """Start the threads."""
+        """Start the threads. Returns when the loop runs: a fork, or a Ctrl-C, must not fall into what it imports."""
         self._io.start()
         self._thread.start()
         tell_when_process_ends(self)
+        self._runs.wait()
 
     def join(self, timeout_s: float | None = None) -> None:
         """Wait until the threads have ended."""
@@ -58,13 +61,20 @@ class Writer(EndListener):
     def _run(self) -> None:
         try:
             anyio.run(self._main, backend="asyncio")
+        except BaseException as error:  # the loop itself broke, or the interpreter did
+            self._ledger.note_broken(error)
+            self._report_if_lost(error)
+            raise
         finally:
+            self._runs.set()
             self._io.stop()
+            tell_no_more(self)
 
     async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
         self._ledger.listen(self, self._nudge)
+        self._runs.set()
         try:
             await self._write_all()
             await self._io.run(self._store.close)
@@ -80,7 +90,6 @@ class Writer(EndListener):
     def _nudge(self) -> None:
         """Called at each change, in any thread, under the ledger's lock; costs nothing while the writer is at work."""
         if self._sleeps and self._loop is not None and self._wake is not None:
-            self._sleeps = False
             self._loop.call_soon_threadsafe(self._wake.set)
 
     async def _write_all(self) -> None:
@@ -124,7 +133,8 @@ class Writer(EndListener):
             with anyio.move_on_after(seconds):
                 await self._wake.wait()
         self._sleeps = False
-        await self._io.run(self._store.beat) if not self._wake.is_set() else None
+        if not self._wake.is_set():
+            await self._io.run(self._store.beat)
 
     async def _retry_later(self, pause: float, asked: int) -> None:
         """After a pause, or at once if somebody asks for it, who may know that there is room again."""

@@ -1,0 +1,209 @@
+"""The reading calls, awaited: snapshots whose reads are made in threads, and what gives them.
+
+Up the stream: `snapshot`. Down the stream: `aio`, `run`.
+"""
+
+import os
+import weakref
+from collections.abc import Callable, Generator, Iterable, Sequence
+from typing import Any, Generic, Self, TypeVar
+
+import anyio
+import anyio.to_thread
+from anyio.lowlevel import checkpoint, current_token
+
+from .epoch import EpochDict, to_epoch
+from .registry import Registry
+from .selection import Mask
+from .selection import flatten_samples as flatten_arrays
+from .snapshot import Snapshot, read_epoch
+from .tree import Array
+
+T = TypeVar("T")
+EpochT = TypeVar("EpochT")
+
+
+class Readers:
+    """Threads for what takes long, at most so many at a time in each event loop."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._limiters: weakref.WeakKeyDictionary[object, anyio.CapacityLimiter] = weakref.WeakKeyDictionary()
+
+    async def run(self, call: Callable[[], T]) -> T:
+        """Call something in a thread, and await its result."""
+        loop = current_token().native_token
+        limiter = self._limiters.get(loop)
+        if limiter is None:
+            limiter = self._limiters[loop] = anyio.CapacityLimiter(self._most)
+        return await anyio.to_thread.run_sync(call, limiter=limiter)
+
+
+class AsyncSnapshot(Generic[EpochT]):
+    """A snapshot whose reads are awaited; see `Snapshot`. They are made in threads."""
+
+    def __init__(self, snapshot: Snapshot[EpochT], readers: Readers) -> None:
+        self._snapshot = snapshot
+        self._readers = readers
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.release()
+
+    def __repr__(self) -> str:
+        return repr(self._snapshot).replace("<", "<Async", 1)
+
+    def release(self) -> None:
+        """See `Snapshot.release`."""
+        self._snapshot.release()
+
+    @property
+    def registry(self) -> Registry:
+        """What the run consists of."""
+        return self._snapshot.registry
+
+    @property
+    def burn(self) -> int:
+        """See `Snapshot.burn`."""
+        return self._snapshot.burn
+
+    @property
+    def nepochs(self) -> int:
+        """See `Snapshot.nepochs`."""
+        return self._snapshot.nepochs
+
+    @property
+    def nsamples(self) -> int:
+        """See `Snapshot.nsamples`."""
+        return self._snapshot.nsamples
+
+    @property
+    def epochs(self) -> range:
+        """See `Snapshot.epochs`."""
+        return self._snapshot.epochs
+
+    async def get(self, ind: int = -1) -> EpochDict:
+        """See `Snapshot.get`."""
+        return await self._readers.run(lambda: self._snapshot.get(ind))
+
+    async def get_samples(
+        self,
+        burn: int = 0,
+        thin: int = 1,
+        pars: Sequence[str] | None = None,
+        mask: Mask = ...,
+        flatten: bool = False,
+        verify: bool = False,
+    ) -> dict[str, Array] | None:
+        """See `Snapshot.get_samples`."""
+        return await self._readers.run(lambda: self._snapshot.get_samples(burn, thin, pars, mask, flatten, verify))
+
+    async def get_stats(
+        self, epochs: Iterable[int] | None = None, fname: str | os.PathLike[str] | None = None
+    ) -> dict[str, EpochDict]:
+        """See `Snapshot.get_stats`."""
+        return await self._readers.run(lambda: self._snapshot.get_stats(epochs, fname))
+
+    async def load(self, iepoch: int = -1, eclass: type | None = None, pars: Sequence[str] | None = None) -> EpochT:
+        """See `Snapshot.load`."""
+        return await self._readers.run(lambda: self._snapshot.load(iepoch, eclass, pars))
+
+
+class AskedSnapshot(Generic[EpochT]):
+    """A snapshot that was asked for: it is awaited, or entered with `async with`."""
+
+    def __init__(self, take: Callable[[], Snapshot[EpochT]], readers: Readers) -> None:
+        self._take = take
+        self._readers = readers
+        self._given: AsyncSnapshot[EpochT] | None = None
+
+    def __await__(self) -> Generator[object, None, AsyncSnapshot[EpochT]]:
+        return self._give().__await__()
+
+    async def _give(self) -> AsyncSnapshot[EpochT]:
+        await checkpoint()
+        return AsyncSnapshot(self._take(), self._readers)
+
+    async def __aenter__(self) -> AsyncSnapshot[EpochT]:
+        self._given = await self._give()
+        return self._given
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._given is not None:
+            self._given.release()
+
+
+class AsyncReads(Generic[EpochT]):
+    """Each call reads from a snapshot of its own, in a thread."""
+
+    _readers: Readers
+
+    def _snapshot(self) -> Snapshot[Any]:
+        raise NotImplementedError
+
+    def snapshot(self) -> "AskedSnapshot[EpochT]":
+        """The run at this moment: `async with backend.snapshot() as snapshot`, or await it and `release` it.
+
+        Every ingest that returned before is in it.
+        """
+        return AskedSnapshot(self._snapshot, self._readers)
+
+    async def _read(self, call: Callable[[Snapshot[Any]], T]) -> T:
+        """Read from the run as it is now; the snapshot is let go in the thread, whatever becomes of the caller."""
+        await checkpoint()
+
+        def read() -> T:
+            with self._snapshot() as snapshot:
+                return call(snapshot)
+
+        return await self._readers.run(read)
+
+    async def get(self, ind: int = -1) -> EpochDict:
+        """See `Snapshot.get`."""
+        return await self._read(lambda snapshot: snapshot.get(ind))
+
+    async def get_samples(
+        self,
+        burn: int = 0,
+        thin: int = 1,
+        pars: Sequence[str] | None = None,
+        mask: Mask = ...,
+        flatten: bool = False,
+        verify: bool = False,
+    ) -> dict[str, Array] | None:
+        """See `Snapshot.get_samples`."""
+        return await self._read(lambda snapshot: snapshot.get_samples(burn, thin, pars, mask, flatten, verify))
+
+    @staticmethod
+    def flatten_samples(samples: dict[str, Array] | None) -> dict[str, Array] | None:
+        """See `DefaultBackend.flatten_samples`."""
+        return flatten_arrays(samples)
+
+    async def get_stats(
+        self, epochs: Iterable[int] | None = None, fname: str | os.PathLike[str] | None = None
+    ) -> dict[str, EpochDict]:
+        """See `Snapshot.get_stats`."""
+        return await self._read(lambda snapshot: snapshot.get_stats(epochs, fname))
+
+    async def load(self, iepoch: int = -1, eclass: type | None = None, pars: Sequence[str] | None = None) -> EpochT:
+        """See `Snapshot.load`."""
+        return await self._read(lambda snapshot: snapshot.load(iepoch, eclass, pars))
+
+    @classmethod
+    async def read_epoch(cls, fn: str | os.PathLike[str], iepoch: int = -1) -> EpochDict:
+        """See `posterity.read_epoch`."""
+        return await anyio.to_thread.run_sync(read_epoch, fn, iepoch)
+
+    @classmethod
+    async def load_epoch(
+        cls,
+        fn: str | os.PathLike[str],
+        iepoch: int = -1,
+        eclass: type | None = None,
+        pars: Sequence[str] | None = None,
+    ) -> EpochT:
+        """See `DefaultBackend.load_epoch`."""
+        data = await cls.read_epoch(fn, iepoch)
+        return to_epoch(data, eclass, pars, ())  # type: ignore[return-value]  # the caller's word

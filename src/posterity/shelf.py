@@ -1,0 +1,24 @@
+"""Where the epochs of one generation of a run are just now: in memory, or in files.
+
+Up the stream: `ledger` keeps one up for the writer's process, `run` one for others. Down the stream: `snapshot` looks
+epochs up, with no lock.
+"""
+
+from .catalog import Catalog
+from .epoch import Held
+from .errors import Damaged, PosterityError
+
+
+class Shelf:
+    """Epochs by index: `held` in memory, or in files, as the `catalog` says. They leave memory once written."""
+
+    def __init__(self, catalog: Catalog | None) -> None:
+        self.held: dict[int, Held] = {}
+        self.catalog = catalog
+
+    def refresh(self) -> None:
+        """Learn what happened since; there is nothing to do where the catalog is the writer's own."""
+
+    def gone(self, what: str) -> PosterityError:
+        """The error for what isn't where it should be: here, nothing that is needed is ever taken away."""
+        return Damaged(what)

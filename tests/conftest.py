@@ -1,0 +1,64 @@
+"""What every test gets: a small hypothesis profile, and a look at what it left behind."""
+
+import gc
+import threading
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from posterity.disk import Disk
+
+settings.register_profile(
+    "posterity",
+    deadline=None,  # a sync may take as long as it likes
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("posterity")
+
+_DESCRIPTORS = Path("/proc/self/fd")
+
+
+def _threads_of_ours() -> set[threading.Thread]:
+    """The threads of backends that are open; the one that watches for the end of the process stays."""
+    ours = {thread for thread in threading.enumerate() if thread.name.startswith("posterity-")}
+    return {thread for thread in ours if thread.name != "posterity-end-watch"}
+
+
+def _open_files() -> dict[int, str]:
+    """The descriptors of files and folders that are open in this process, by number."""
+    found = {}
+    for descriptor in list(_DESCRIPTORS.iterdir()) if _DESCRIPTORS.is_dir() else []:
+        try:
+            name = str(descriptor.readlink())
+        except FileNotFoundError:
+            continue
+        if name.startswith("/") and not name.startswith(("/dev/", "/proc/", "/memfd:")):
+            found[int(descriptor.name)] = name
+    return found
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind():
+    """Fail a test that leaves a thread of ours or an open file behind."""
+    threads, files = _threads_of_ours(), _open_files()
+    yield
+    left_threads = _threads_of_ours() - threads
+    for thread in left_threads:
+        thread.join(10)
+    left_threads = {thread for thread in left_threads if thread.is_alive()}
+    if set(_open_files().items()) - set(files.items()):
+        gc.collect()  # what is merely unreachable isn't left behind
+    left_files = dict(set(_open_files().items()) - set(files.items()))
+    assert not left_threads, f"threads left behind: {sorted(thread.name for thread in left_threads)}"
+    assert not left_files, f"files left open: {left_files}"
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A folder to write to, entered."""
+    disk = Disk(tmp_path)
+    disk.enter()
+    yield disk
+    disk.leave()

@@ -1,0 +1,417 @@
+"""What the journal says: which epoch is where."""
+
+import os
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from posterity.catalog import (
+    Catalog,
+    aside_name,
+    filling_name,
+    open_place,
+    pack_sums,
+    replayed,
+    rewrite_name,
+    unpack_sums,
+)
+from posterity.disk import Disk
+from posterity.epochfile import EpochFile, FileHead
+from posterity.errors import Damaged
+from posterity.journal import (
+    Began,
+    Burned,
+    Described,
+    Dropped,
+    Grouped,
+    Passed,
+    Place,
+    Published,
+    Rewritten,
+    Stored,
+    decode,
+    encode_batch,
+    encode_header,
+)
+from posterity.layout import encode_items
+from posterity.registry import Registry, Series
+from posterity.tree import flatten
+
+RUN = b"0123456789abcdef"
+BEGAN = Began(RUN, 3, "epochs_%d.h5", 5, 4, 1e9)
+SPECS = [encode_items(flatten({"x": 0.0, "n": n * [0.0]})[0]) for n in range(3)]
+SUMS = pack_sums((1, 2**64 - 1))
+
+
+def place(number=1, rewrite=0, base=128, cut=0, layout=0, sums=SUMS):
+    return Place(number, rewrite, base, cut, layout, sums)
+
+
+def catalog_of(*records, began=BEGAN):
+    return replayed([began, *records])
+
+
+START = [Grouped(0, 1, 2), Described(SPECS[0])]
+TWO = [*START, Stored(0, 0, 10, 800, place()), Stored(1, 10, 20, 1600, place(base=1000, cut=3))]
+
+
+# ---- replaying -------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_began_is_empty():
+    """The first record says who the run is and what it owes."""
+    registry = catalog_of().registry()
+    assert registry == Registry(generation=3, burn=5, asked_burn=4, stored_burn=5, stored_asked_burn=4)
+
+
+def test_the_records_make_the_registry():
+    """Epochs, burns, groupings, publications and drops are counted."""
+    catalog = catalog_of(*TWO, Passed(2, 30, 5), Published(1, 2), Burned(32, 31), Dropped(2), Grouped(3, 5, 4))
+    registry = catalog.registry()
+    assert [(entry.first, entry.nsamples, entry.nbytes) for entry in registry.entries] == [
+        (0, 10, 800),
+        (10, 20, 1600),
+        (30, 5, 0),
+    ]
+    assert list(registry.cuts) == [10, 20, 5]
+    assert registry.series == (Series(0, 1, 2), Series(3, 5, 4))
+    assert (registry.burn, registry.asked_burn, registry.stored_burn) == (32, 31, 32)
+    assert (registry.npublished, registry.ndropped, registry.generation) == (2, 2, 3)
+
+
+def test_a_burn_is_never_lowered():
+    """A smaller burn that comes later changes nothing."""
+    registry = catalog_of(Burned(9, 8), Burned(7, 6)).registry()
+    assert (registry.burn, registry.asked_burn) == (9, 8)
+
+
+def test_a_reset_forgets_what_was_before():
+    """The last beginning counts."""
+    catalog = replayed([BEGAN, *TWO, Began(RUN, 4, "epochs_%d.h5", 0, 0, 2e9), Grouped(0, 1, 7)])
+    assert catalog.registry() == Registry(generation=4, series=(Series(0, 1, 7),))
+    assert (catalog.places, catalog.specs, catalog.numbers()) == ([], [], set())
+
+
+def test_a_grouping_that_nothing_was_written_with_is_replaced():
+    """Of two groupings from the same epoch on, the later one holds."""
+    assert catalog_of(Grouped(0, 1, 2), Grouped(0, 1, 5)).series() == [Series(0, 1, 5)]
+
+
+def test_a_rewrite_moves_epochs():
+    """After a rewrite, epochs are at their new places, or nowhere."""
+    catalog = catalog_of(*TWO, Published(1, 2), Rewritten(1, 1, 0, False, [None, place(rewrite=1, cut=7)]))
+    assert catalog.places == [None, place(rewrite=1, cut=7)]
+    assert list(catalog.registry().cuts) == [10, 7]
+    assert catalog.rewrites == {1: 1}
+
+
+@pytest.mark.parametrize(
+    ("records", "filling"),
+    [
+        (TWO, {1}),
+        ([*TWO, Published(1, 2)], set()),
+        ([*TWO, Published(1, 2), Stored(2, 30, 1, 8, place(number=2))], {2}),
+        ([*TWO, Published(1, 2), Rewritten(1, 1, 0, True, [None, place(rewrite=1)])], {1}),
+        ([*TWO, Published(1, 2), Rewritten(1, 1, 0, False, [None, place(rewrite=1)])], set()),
+    ],
+)
+def test_a_file_is_filling_until_it_is_published(records, filling):
+    """The records say which file gets the next epochs."""
+    assert catalog_of(*records).filling == filling
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        pytest.param([Stored(1, 0, 10, 800, place())], id="an epoch too far"),
+        pytest.param([Stored(0, 5, 10, 800, place())], id="a gap between samples"),
+        pytest.param([Passed(0, 0, -1)], id="a negative length"),
+        pytest.param([Stored(0, 0, 10, 800, place(layout=1))], id="a layout that isn't there"),
+        pytest.param([Stored(0, 0, 10, 800, place(layout=-1))], id="a negative layout"),
+        pytest.param([Stored(0, 0, 10, 800, place(sums=b"odd"))], id="a piece of a checksum"),
+        pytest.param([Stored(0, 0, 10, 800, place(base=-8))], id="a negative offset"),
+        pytest.param([Rewritten(1, 1, 0, False, [None])], id="a rewrite of nothing"),
+        pytest.param([Passed(0, 0, 5), Rewritten(1, 1, -1, False, [None])], id="a rewrite before the beginning"),
+        pytest.param([Passed(0, 0, 5), Rewritten(1, 1, 0, False, [place(layout=9)])], id="a rewrite to a wrong layout"),
+        pytest.param([Grouped(0, 1, 0)], id="no epochs a file"),
+        pytest.param([Grouped(-1, 1, 1)], id="a grouping before the beginning"),
+        pytest.param([Grouped(0, -1, 1)], id="a negative file"),
+        pytest.param([Passed(0, 0, 5), Published(1, 2)], id="publishing epochs to come"),
+        pytest.param([Passed(0, 0, 5), Dropped(2)], id="dropping epochs to come"),
+        pytest.param([Dropped(-1)], id="dropping less than nothing"),
+    ],
+)
+def test_records_that_contradict_each_other_are_damage(records):
+    """A journal that can't be a run's raises `Damaged`."""
+    with pytest.raises(Damaged):
+        catalog_of(Described(SPECS[0]), *records)
+
+
+def test_a_run_within_a_run_is_damage():
+    """A beginning is not a change of a run."""
+    with pytest.raises(Damaged, match="run within a run"):
+        Catalog(BEGAN).apply(BEGAN)
+
+
+@pytest.mark.parametrize("records", [[], [Passed(0, 0, 1)], [Grouped(0, 1, 1), BEGAN]])
+def test_a_journal_begins_with_a_beginning(records):
+    """A journal without a beginning raises `Damaged`."""
+    with pytest.raises(Damaged, match=r"empty|doesn't begin"):
+        replayed(records)
+
+
+@pytest.mark.parametrize("fmt", ["../../%d", "/tmp/%d", "%s", "%d%d", "plain", "%999999999d", ".%d"])
+def test_a_journal_whose_files_have_no_names_is_damage(fmt):
+    """A hostile journal can't name files outside of the folder, or in a way that costs memory."""
+    with pytest.raises(Damaged, match="journal names files"):
+        catalog_of(began=Began(RUN, 0, fmt, 0, 0, 0.0))
+
+
+# ---- the shortest journal that says the same -------------------------------------------------------------------------
+
+
+class Author:
+    """Writes a journal that could be a run's, for a catalog to follow."""
+
+    def __init__(self):
+        self.catalog = Catalog(BEGAN)
+        self.journal = []
+        self.journal = list(self.catalog.records())
+        self.base = 0
+        self.number = 1
+        self.published = set()
+        self.write(Grouped(0, 1, 3))
+
+    def write(self, *records):
+        for record in records:
+            self.catalog.apply(record)
+        self.journal += records
+
+    @property
+    def n(self):
+        return len(self.catalog.places)
+
+    def _first(self):
+        return self.catalog.entry(self.n - 1).stop if self.n else 0
+
+    def _place(self, number, layout, cut):
+        self.base += 1000
+        return place(number, self.catalog.rewrites.get(number, 0), self.base, cut, layout)
+
+    def store(self, n):
+        spec = SPECS[n % 3]
+        if self.number in self.published:
+            self._rewrite(self.number, 0, filling=True)
+        if spec not in self.catalog.spec_ids:
+            self.write(Described(spec))
+        layout = self.catalog.spec_ids[spec]
+        self.write(Stored(self.n, self._first(), 10, 100 + n, self._place(self.number, layout, n % 10)))
+
+    def skip(self, n):
+        self.write(Passed(self.n, self._first(), 1 + n))
+
+    def burn(self, n):
+        self.write(Burned(10 * n, 5 * n))
+
+    def publish(self, n):
+        """Publish the file, full or half full."""
+        self.write(Published(self.number, self.n))
+        self.published.add(self.number)
+        if n % 2:
+            self.number += 1
+
+    def group(self, n):
+        self.publish(1)
+        self.write(Grouped(self.n, self.number, 1 + n % 4))
+
+    def rewrite(self, n):
+        numbers = sorted(self.catalog.numbers())
+        if numbers:
+            number = numbers[n % len(numbers)]
+            self._rewrite(number, n, filling=number in self.catalog.filling)
+
+    def _rewrite(self, number, n, *, filling):
+        found = [(i, old) for i, old in enumerate(self.catalog.places) if old is not None and old.number == number]
+        if not found:
+            return
+        self.published -= {number} if filling else set()
+        start = found[0][0]
+        places = [None] * (self.n - start if self.number == number else found[-1][0] + 1 - start)
+        rewrite = self.catalog.rewrites.get(number, 0) + 1
+        for i, old in found:
+            if n % 3 == 0 or (i, old) == found[-1]:
+                self.base += 1000
+                places[i - start] = place(number, rewrite, self.base, min(9, old.cut + n % 2), old.layout)
+        self.write(Rewritten(number, rewrite, start, filling, places))
+
+    def drop(self, n):
+        """Drop the files before one of those that are there."""
+        ends = [i for i, old in enumerate(self.catalog.places) if old is not None and old.number < self.number]
+        if ends:
+            number = self.catalog.places[ends[n % len(ends)]].number
+            self.write(Dropped(1 + max(i for i in ends if self.catalog.places[i].number <= number)))
+
+    def compact(self, _):
+        self.catalog.forget_unused_layouts()
+        self.journal = list(self.catalog.records())
+
+
+EVENTS = st.tuples(
+    st.sampled_from(
+        ["store"] * 4 + ["skip", "burn", "publish", "publish", "group", "rewrite", "rewrite", "drop", "compact"]
+    ),
+    st.integers(0, 11),
+)
+
+
+def known(catalog):
+    """All that a catalog says, but for the bytes of epochs that are in no file, and for layouts that nobody uses."""
+    registry = catalog.registry()
+    used = {place.layout for place in catalog.places if place is not None}
+    numbers = catalog.numbers()
+    return {
+        "entries": [
+            (entry.first, entry.nsamples, entry.nbytes if place is not None else 0)
+            for entry, place in zip(registry.entries, catalog.places, strict=True)
+        ],
+        "cuts": list(registry.cuts),
+        "series": registry.series,
+        "burn": (registry.burn, registry.asked_burn, registry.stored_burn),
+        "counts": (registry.generation, registry.npublished, registry.ndropped),
+        "places": catalog.places,
+        "specs": {i: catalog.specs[i] for i in used},
+        "filling": catalog.filling,
+        "numbers": numbers,
+        "rewrites": {number: catalog.rewrites.get(number, 0) for number in numbers | catalog.filling},
+        "run": (catalog.began.run_id, catalog.began.outfile_fmt, catalog.began.began_at),
+    }
+
+
+@given(st.lists(EVENTS, max_size=30))
+@settings(max_examples=200)
+def test_the_shortest_journal_says_the_same(events):
+    """At any moment a compacted journal, and one that was compacted and written on, give an equal catalog."""
+    author = Author()
+    for name, n in events:
+        getattr(author, name)(n)
+    data = encode_header()
+    data += encode_batch(author.journal, len(data))
+    expected = known(author.catalog)
+    assert known(replayed(decode(data)[0])) == expected
+    short = list(author.catalog.records())
+    assert known(replayed(short)) == expected
+    assert list(replayed(short).records()) == short
+
+
+def test_a_compacted_journal_is_short():
+    """Its length grows with the epochs, not with what happened to them."""
+    catalog = catalog_of(*TWO, Published(1, 2))
+    for rewrite in range(1, 100):
+        catalog.apply(Rewritten(1, rewrite, 0, False, [place(rewrite=rewrite), place(rewrite=rewrite)]))
+        catalog.apply(Burned(rewrite, 0))
+    assert catalog.nrecords > 200
+    assert len(list(catalog.records())) < 10
+
+
+def test_a_forgotten_layout_is_described_anew():
+    """After compaction, a layout that no epoch had then gets a new number: its text is no longer in the journal."""
+    catalog = catalog_of(*TWO, Described(SPECS[1]), Published(1, 2), Dropped(2))
+    catalog.forget_unused_layouts()
+    assert SPECS[0] not in catalog.spec_ids
+    again = replayed(list(catalog.records()))
+    assert SPECS[0] not in again.spec_ids
+    assert len(again.specs) == len(catalog.specs)
+
+
+# ---- looking up ------------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.integers(0, 2**64 - 1)).map(tuple))
+def test_checksums_come_back(sums):
+    """Checksums are packed to eight bytes each."""
+    assert unpack_sums(pack_sums(sums)) == sums
+    assert len(pack_sums(sums)) == 8 * len(sums)
+
+
+def test_a_place_leads_to_a_region():
+    """The layout, the base and the checksums of an epoch are those of its place."""
+    catalog = catalog_of(Described(SPECS[1]))
+    region = catalog.region(place(base=256, layout=0, sums=pack_sums((5, 6))))
+    assert (region.base, region.layout.spec, region.sums) == (256, SPECS[1], (5, 6))
+
+
+def test_a_place_with_too_few_checksums_is_damage():
+    """A checksum is missing for an array."""
+    with pytest.raises(Damaged, match="1 checksums for 2 arrays"):
+        catalog_of(Described(SPECS[1])).region(place(sums=pack_sums((5,))))
+
+
+def test_the_names_of_a_file():
+    """A file has one name while it fills up, one when it was written anew, and one when a reset took it."""
+    assert filling_name("e%d.h5", 7) == ".e7.h5.filling"
+    assert rewrite_name("e%d.h5", 7, 2) == ".e7.h5.2.new"
+    assert aside_name("e%d.h5", 7, 3) == ".e7.h5.g3.old"
+
+
+NAMES = {
+    "filling": ".epochs_1.h5.filling",
+    "published": "epochs_1.h5",
+    "new": ".epochs_1.h5.2.new",
+    "old": ".epochs_1.h5.g3.old",
+}
+
+
+def make(disk, name, rewrite=2, number=1, generation=3, run=RUN):
+    EpochFile.create(disk, name, FileHead(run, generation, number, rewrite)).close()
+
+
+@pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
+def test_a_place_is_found_under_whatever_name_its_file_has(disk, name):
+    """A file is found while it fills up, when it is published, before it takes another's place, and after a reset."""
+    make(disk, name)
+    with open_place(disk, catalog_of(), place(rewrite=2)) as reader:
+        assert reader.name == name
+
+
+@pytest.mark.parametrize("head", [{"rewrite": 1}, {"number": 2}, {"generation": 2}, {"run": bytes(16)}], ids=str)
+def test_a_file_that_is_another_one_is_not_taken(disk, head):
+    """A file with the right name that was written anew since, or belongs to another run, isn't the one."""
+    for name in NAMES.values():
+        make(disk, name, **head)
+    with pytest.raises(FileNotFoundError, match=r"epochs_1\.h5"):
+        open_place(disk, catalog_of(), place(rewrite=2))
+
+
+def test_the_right_one_of_several_files_is_taken(disk):
+    """Of an old and a new state of a file, the one that the place means is opened, whatever their names."""
+    make(disk, "epochs_1.h5", rewrite=1)
+    make(disk, ".epochs_1.h5.2.new", rewrite=2)
+    for rewrite, name in ((1, "epochs_1.h5"), (2, ".epochs_1.h5.2.new")):
+        with open_place(disk, catalog_of(), place(rewrite=rewrite)) as reader:
+            assert reader.name == name
+
+
+def test_a_rename_between_two_looks_is_no_loss(tmp_path):
+    """A file that gets its next name while it is looked for is found: names are tried in the order they come in."""
+    order = [".epochs_1.h5.2.new", ".epochs_1.h5.filling", "epochs_1.h5", ".epochs_1.h5.g3.old"]
+
+    class Renaming(Disk):
+        """Each time that a name isn't there, the file has just got a later one."""
+
+        def open(self, name, *, write=False):
+            at = order.index(name)
+            there = next(i for i, other in enumerate(order) if (tmp_path / other).exists())
+            if there == at and at < 3:
+                fd = super().open(name, write=write)
+                os.close(fd)
+                (tmp_path / name).rename(tmp_path / order[at + 1])
+                raise FileNotFoundError(name)
+            return super().open(name, write=write)
+
+    disk = Renaming(tmp_path)
+    disk.enter()
+    make(disk, order[0])
+    with open_place(disk, catalog_of(), place(rewrite=2)) as reader:
+        assert reader.name == order[3]
+    disk.leave()
