@@ -293,9 +293,14 @@ def open_place(disk: Disk, catalog: Catalog, place: Place) -> Reader:
             reader = Reader.open(disk, name)
         except FileNotFoundError:
             continue
-        if reader.read_head() == head:
+        is_it = False
+        try:
+            is_it = reader.read_head() == head
+        finally:
+            if not is_it:
+                reader.close()
+        if is_it:
             return reader
-        reader.close()
     raise FileNotFoundError(
         errno.ENOENT, "the file isn't there", str(disk.folder / file_name(began.outfile_fmt, place.number))
     )

@@ -1,0 +1,103 @@
+"""Every I/O call fails once, and the process is killed at I/O calls: nothing that was told to be durable is lost."""
+
+import errno
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+import faulty
+from faulty import BURN, LENGTHS, FaultyDisk, backend_on, samples, work, write_half
+from posterity import DefaultBackend
+
+GROUPINGS = [(1, 0), (3, 1), (2, 2)]
+
+
+def fail(disk, name, args, *, code, half=False):
+    if half:
+        write_half(disk, name, args)
+    raise OSError(code, os.strerror(code), name)
+
+
+def read_again(outdir):
+    with DefaultBackend(outdir=outdir) as backend:
+        return backend.status.epochs, backend.burn, backend.get_samples(verify=True)
+
+
+def check_files(outdir):
+    """h5py reads all of every published file, and no temporary name is left."""
+    assert [path.name for path in outdir.iterdir() if path.name.startswith(".")] == []
+    for path in outdir.glob("*.h5"):
+        with h5py.File(path) as file:
+            file.visititems(lambda _, item: item[()] if isinstance(item, h5py.Dataset) else None)
+
+
+FAULTS = {
+    "full disk": partial(fail, code=errno.ENOSPC),
+    "full disk, half written": partial(fail, code=errno.ENOSPC, half=True),
+    "I/O error": partial(fail, code=errno.EIO),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+@pytest.mark.parametrize(("epochs_per_file", "inmem_epochs"), GROUPINGS)
+@pytest.mark.timeout(300)
+def test_any_one_call_may_fail(tmp_path, fault, epochs_per_file, inmem_epochs, caplog):
+    """Whichever call of the writer fails, it goes on by itself, and each epoch is written exactly once."""
+    caplog.set_level("CRITICAL")
+    options = {"epochs_per_file": epochs_per_file, "inmem_epochs": inmem_epochs, "retry_after_s": 0.001}
+    at, ncalls = 0, 1
+    while at <= ncalls:
+        disk = FaultyDisk(tmp_path / f"run-{at}", fault, at)
+        with backend_on(disk, **options) as backend:
+            work(backend)
+            np.testing.assert_array_equal(backend.get_samples(verify=True)["p"], samples(len(LENGTHS), BURN))
+        ncalls = disk.ncalls
+        nepochs, burn, found = read_again(disk.folder)
+        assert (nepochs, burn) == (len(LENGTHS), BURN)
+        np.testing.assert_array_equal(found["p"], samples(len(LENGTHS), BURN))
+        check_files(disk.folder)
+        at += 1
+    assert at > 100
+
+
+def killed(outdir, epochs_per_file, inmem_epochs, at):
+    """Run the workload in a process that kills itself at a call; what it said was durable, and its calls."""
+    command = [
+        sys.executable,
+        str(Path(faulty.__file__)),
+        str(outdir),
+        str(epochs_per_file),
+        str(inmem_epochs),
+        str(at),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode in (0, -9), done.stderr
+    told = [line.split() for line in done.stdout.splitlines()]
+    durable = [(int(nepochs), int(burn)) for nepochs, burn in told if nepochs != "calls"]
+    return max(durable, default=(0, 0)), next((int(n) for what, n in told if what == "calls"), None)
+
+
+@pytest.mark.parametrize(("epochs_per_file", "inmem_epochs"), GROUPINGS[:2])
+@pytest.mark.timeout(300)
+def test_the_process_may_be_killed_at_any_call(tmp_path, epochs_per_file, inmem_epochs):
+    """What was durable is there, the rest up to some whole epoch; the run goes on to the same end."""
+    _, ncalls = killed(tmp_path / "whole", epochs_per_file, inmem_epochs, 0)
+    for at in range(2, ncalls, 9):
+        outdir = tmp_path / f"run-{at}"
+        (nepochs, burn), _ = killed(outdir, epochs_per_file, inmem_epochs, at)
+        if outdir.exists():
+            found_epochs, found_burn, found = read_again(outdir)
+            assert found_epochs >= nepochs
+            assert found_burn >= burn
+            expected = samples(found_epochs, found_burn) if found_epochs else np.empty((2, 2, 0))
+            np.testing.assert_array_equal(np.empty((2, 2, 0)) if found is None else found["p"], expected)
+            check_files(outdir)
+        assert killed(outdir, epochs_per_file, inmem_epochs, 0)[0] == (len(LENGTHS), BURN)
+        np.testing.assert_array_equal(read_again(outdir)[2]["p"], samples(len(LENGTHS), BURN))
+        check_files(outdir)
