@@ -9,7 +9,6 @@ Where the file system has no locks, the file itself is one: it says who made it,
 
 import contextlib
 import errno
-import fcntl
 import os
 import socket
 import threading
@@ -21,6 +20,11 @@ import msgspec
 
 from .disk import Disk
 from .errors import RunLocked
+
+try:
+    import fcntl
+except ImportError as error:
+    raise ImportError("posterity doesn't run on Windows: it needs POSIX locks and renames") from error
 
 NAME = "posterity.lock"
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)

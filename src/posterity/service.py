@@ -10,7 +10,6 @@ import logging
 import operator
 import os
 import signal
-import sys
 import threading
 import weakref
 from functools import partial
@@ -40,8 +39,6 @@ class Service:
     """A run that is open for writing."""
 
     def __init__(self, options: Options, disk: Disk | None = None, *, where: str | None = None) -> None:
-        if sys.platform == "win32":
-            raise OSError("posterity doesn't run on Windows; it needs POSIX locks and renames")
         if options.flush_on_sigterm and threading.current_thread() is not threading.main_thread():
             raise ValueError("flush_on_sigterm needs the backend to be opened in the main thread")
         self.options = options
