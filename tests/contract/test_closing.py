@@ -101,6 +101,8 @@ async def test_close_on_a_full_disk_names_what_is_missing(driver, outdir, moody_
     moody_disk.fill()
     await backend.ingest(RUN[1])
     await backend.ingest(RUN[2])
+    with pytest.raises(OSError, match="No space left"):
+        await backend.flush()
     with pytest.raises(NotWritten, match=r"epochs 1 to 2.*No space left") as caught:
         await backend.close(timeout_s=0.05)
     assert isinstance(caught.value, TimeoutError)
