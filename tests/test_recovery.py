@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 import storable
 from posterity import journal
 from posterity.catalog import Catalog, open_place, pack_sums
+from posterity.chores import Chore
 from posterity.epochfile import EpochFile, FileHead
 from posterity.errors import Damaged, ForeignFiles
 from posterity.journal import (
@@ -28,7 +29,7 @@ from posterity.journal import (
 )
 from posterity.layout import Stamp, encode_items, layout_of
 from posterity.options import Options
-from posterity.recovery import Chore, find_run
+from posterity.recovery import find_run
 from posterity.tree import flatten
 
 RUN = b"0123456789abcdef"

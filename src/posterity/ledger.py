@@ -12,33 +12,26 @@ import os
 import threading
 import time
 import weakref
-from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from itertools import takewhile
 from typing import NamedTuple
 
 import msgspec
 
+from .bells import Bell, Bells
 from .catalog import Catalog
 from .epoch import Held, Prepared
 from .errors import BurnLowered, Closed, EpochMismatch, Forked, MailboxFull, PosterityError, WriteFailed
 from .options import Options
+from .pins import Pin, Pins
 from .policy import Action, Demand, done, is_met, memory_floor, pending, plan
 from .registry import Registry, admit, raise_burn, reset, start_series
+from .room import Room, Ticket
 from .shelf import Shelf
 from .states import Event, State, after
 from .store import Outcome
 
 Shapes = dict[str, tuple[int, str]]
-
-
-class Ticket:
-    """A place in the queue of those who wait for room; it is theirs as long as somebody has it."""
-
-    __slots__ = ("__weakref__", "nbytes")
-
-    def __init__(self, nbytes: int) -> None:
-        self.nbytes = nbytes
 
 
 class Fault(msgspec.Struct, frozen=True):
@@ -48,14 +41,6 @@ class Fault(msgspec.Struct, frozen=True):
     since: float
     at: float
     attempts: int
-
-
-class Pin(NamedTuple):
-    """What a snapshot needs to be kept: the samples of one generation from `burn` on, of the epochs before `stop`."""
-
-    generation: int
-    burn: int
-    stop: int
 
 
 class View(NamedTuple):
@@ -75,26 +60,6 @@ class Work(NamedTuple):
     old_is_read: bool
 
 
-class _Bell:
-    """Wakes one thread.
-
-    A bare lock: a Ctrl-C in a `threading.Condition` can leave its lock held, or give away another's.
-    """
-
-    __slots__ = ("_silence",)
-
-    def __init__(self) -> None:
-        self._silence = threading.Lock()
-        self._silence.acquire()
-
-    def ring(self) -> None:
-        if self._silence.locked():
-            self._silence.release()
-
-    def wait(self, timeout_s: float | None) -> None:
-        self._silence.acquire(timeout=-1 if timeout_s is None else min(timeout_s, threading.TIMEOUT_MAX))
-
-
 class Ledger:
     """All that threads share. Its methods may be called from any thread."""
 
@@ -103,23 +68,19 @@ class Ledger:
     ) -> None:
         self.options = options
         self._lock = threading.Lock()
-        self._listeners: dict[object, Callable[[], None]] = {}
+        self._bells = Bells()
         self._registry = start_series(raise_burn(registry, options.burn, asked=True), options.epochs_per_file)
         self._shelf = Shelf(catalog)
         self._nchain, self._shapes = shapes
         self._demand = Demand()
-        # By weak references: a Ctrl-C may fall between asking for room and the block that gives it back.
-        self._tickets: deque[weakref.ref[Ticket]] = deque()
-        self._granted: weakref.WeakSet[Ticket] = weakref.WeakSet()
-        self._pins: Counter[Pin] = Counter()
-        self._dropped_pins: deque[Pin] = deque()
+        self._room = Room(options)
+        self._pins = Pins()
         self._state = State.RUNNING
         self._fault: Fault | None = None
         self._failures = 0
         self._is_tidy = True
         self._has_asides = False
         self._is_on_disk = catalog is not None
-        self._version = 0
         self._is_silent = False
         self.waited_s = 0.0
         self.asked = 0  # how often somebody asked for something to be written, and waits for it
@@ -129,7 +90,7 @@ class Ledger:
     def disarm(self) -> None:
         """In a forked child: the copy of this ledger has no writer, and perhaps a lock that nobody will give back."""
         self._lock = threading.Lock()
-        self._listeners = {}
+        self._bells = Bells()
         self._state = State.FAILED
         self.lost = Forked("this is a forked child; only the process that opened a run may use it")
 
@@ -138,7 +99,7 @@ class Ledger:
     def wait(self, condition: Callable[[], bool], timeout_s: float | None = None) -> bool:
         """Wait in this thread until a condition holds; False if the time is over first."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        bell = _Bell()
+        bell = Bell()
         self.listen(bell, bell.ring)
         try:
             while not self.holds(condition):
@@ -158,22 +119,17 @@ class Ledger:
     def listen(self, key: object, listener: Callable[[], None]) -> None:
         """Have a function called at each change, in the thread that made it; it must not wait, nor call back."""
         with self._lock:
-            self._listeners[key] = listener
+            self._bells.add(key, listener)
 
     def unlisten(self, key: object) -> None:
         """Have it called no more."""
         with self._lock:
-            self._listeners.pop(key, None)
+            self._bells.remove(key)
 
     def announce(self) -> None:
         """Have every condition looked at again."""
         with self._lock:
-            self._announce()
-
-    def _announce(self) -> None:
-        self._version += 1
-        for listener in self._listeners.values():
-            listener()
+            self._bells.ring()
 
     # ---- looking -------------------------------------------------------------------------------------------------
 
@@ -193,11 +149,6 @@ class Ledger:
         return self._fault
 
     @property
-    def version(self) -> int:
-        """A number that grows with each change."""
-        return self._version
-
-    @property
     def pending(self) -> tuple[int, int]:
         """Epochs and bytes that wait to be written."""
         return pending(self._registry, self.options.inmem_epochs)
@@ -205,30 +156,19 @@ class Ledger:
     def view(self) -> View:
         """The run at this moment; what it needs is kept until `unpin`."""
         with self._lock:
-            registry = self._registry
-            last = max(0, registry.nsamples - 1)  # what sampling continues from, although it is burned
-            pin = Pin(registry.generation, min(registry.burn, last), registry.next_index)
-            self._pins[pin] += 1
-            return View(registry, self._shelf, pin)
+            return View(self._registry, self._shelf, self._pins.add(self._registry))
 
     def unpin(self, pin: Pin) -> None:
         """Let go of what a view needed."""
         with self._lock:
-            self._dropped_pins.append(pin)
-            self._drop_pins()
+            self._pins.drop(pin)
+            self._pins.settle()
             self._let_go()
-            self._announce()
+            self._bells.ring()
 
     def unpin_later(self, pin: Pin) -> None:
         """As `unpin`, from a finaliser: that may run while this very thread has the lock."""
-        self._dropped_pins.append(pin)
-
-    def _drop_pins(self) -> None:
-        while self._dropped_pins:
-            pin = self._dropped_pins.popleft()
-            self._pins[pin] -= 1
-            if self._pins[pin] <= 0:
-                del self._pins[pin]
+        self._pins.drop(pin)
 
     # ---- handing over --------------------------------------------------------------------------------------------
 
@@ -261,22 +201,20 @@ class Ledger:
         with self._lock:
             if not self._is_silent:
                 self._refuse_if_closed()
-            self._tickets.append(weakref.ref(ticket))
+            self._room.ask(ticket)
             self._grant()
         return ticket
 
     def has_room(self, ticket: Ticket) -> bool:
         """Whether the room is there: a condition to wait for. Also true when there is no sense in waiting longer."""
-        return ticket in self._granted or not (self._state.takes_epochs or self._is_silent)
+        return self._room.is_for(ticket) or not (self._state.takes_epochs or self._is_silent)
 
     def give_up(self, ticket: Ticket) -> None:
         """Give room back, or the question for it; idempotent."""
         with self._lock:
-            self._granted.discard(ticket)
-            if (place := weakref.ref(ticket)) in self._tickets:
-                self._tickets.remove(place)
+            self._room.give_up(ticket)
             self._grant()
-            self._announce()
+            self._bells.ring()
 
     def hand_over(self, ticket: Ticket, epoch: Prepared, held: Held, waited_s: float = 0.0) -> tuple[int, int]:
         """Make an epoch part of the run; returns its generation and index. From now on every read sees it.
@@ -297,28 +235,14 @@ class Ledger:
             if epoch.shapes.keys() - self._shapes.keys():
                 self._shapes = {**self._shapes, **epoch.shapes}
             self._registry = registry  # the one step: a Ctrl-C before it changes nothing, one after it loses nothing
-            self._granted.discard(ticket)
+            self._room.give_up(ticket)
             self.waited_s += waited_s
-            self._announce()
+            self._bells.ring()
             return registry.generation, index
 
     def _grant(self) -> None:
-        while self._tickets and self._state.takes_epochs:
-            ticket = self._tickets[0]()
-            if ticket is not None:
-                if not self._fits(ticket.nbytes):
-                    return
-                self._granted.add(ticket)
-            self._tickets.popleft()
-
-    def _fits(self, nbytes: int) -> bool:
-        """Whether an epoch finds room; a larger one than the whole mailbox does when it is empty."""
-        epochs, waiting = self.pending
-        epochs += len(self._granted)
-        if epochs == 0:
-            return True
-        waiting += sum(ticket.nbytes for ticket in self._granted)
-        return waiting + nbytes <= self.options.max_pending_bytes and epochs < self.options.max_pending_epochs
+        if self._state.takes_epochs:
+            self._room.grant(self.pending)
 
     def _refuse_if_closed(self) -> None:
         if not self._state.takes_epochs:
@@ -356,14 +280,14 @@ class Ledger:
                     f"burn is {self._registry.burn} and can't be lowered to {burn}: what was burned is gone"
                 )
             self._registry = raise_burn(self._registry, burn, asked=True)
-            self._announce()
+            self._bells.ring()
 
     def clean(self) -> None:
         """Discard all that was ingested so far."""
         with self._lock:
             self._refuse_if_closed()
             self._registry = raise_burn(self._registry, self._registry.nsamples, asked=False)
-            self._announce()
+            self._bells.ring()
 
     def reset(self) -> None:
         """Start empty; what was there goes when the writer gets to it."""
@@ -375,7 +299,7 @@ class Ledger:
             self._demand = Demand()
             self._is_tidy = not self._is_on_disk
             self._grant()
-            self._announce()
+            self._bells.ring()
 
     def demand(self, *, publish: bool = False) -> tuple[int, Demand, int]:
         """Ask that all that is there now be written; returns what `is_done` takes."""
@@ -395,7 +319,7 @@ class Ledger:
     def _ask(self, demand: Demand) -> None:
         self._demand = self._demand.joined(demand)
         self.asked += 1
-        self._announce()
+        self._bells.ring()
 
     def is_done(self, asked: tuple[int, Demand, int]) -> bool:
         """Whether a demand is met, or there is no sense in waiting: a condition to wait for."""
@@ -463,22 +387,18 @@ class Ledger:
     def next_work(self) -> Work | None:
         """What to do next, or None."""
         with self._lock:
-            self._drop_pins()
+            self._pins.settle()
             self._let_go()
             self._grant()
             actions = self._plan()
             if not actions and self._is_tidy and not self._has_due_asides():
                 return None
             self._is_on_disk = True
-            return Work(actions, self._registry, self._shelf.held, self._is_old_read())
-
-    def _is_old_read(self) -> bool:
-        """Whether a snapshot shows what was there before a reset."""
-        return any(pin.generation < self._registry.generation for pin in self._pins)
+            return Work(actions, self._registry, self._shelf.held, self._pins.show_before(self._registry.generation))
 
     def _has_due_asides(self) -> bool:
         """Whether files from before a reset are still there, and nobody reads them any more."""
-        return self._has_asides and not self._is_old_read()
+        return self._has_asides and not self._pins.show_before(self._registry.generation)
 
     def _plan(self) -> list[Action]:
         return plan(
@@ -489,10 +409,7 @@ class Ledger:
         )
 
     def _pinned_burn(self) -> int | None:
-        if not self._pins:
-            return None
-        generation = self._registry.generation
-        return min((pin.burn for pin in self._pins if pin.generation == generation), default=None)
+        return self._pins.burn(self._registry.generation)
 
     def report(self, work: Work, outcome: Outcome, catalog: Catalog | None) -> None:
         """Take in what came of some work."""
@@ -506,22 +423,15 @@ class Ledger:
             self._has_asides = outcome.has_asides
             self._note_fault(outcome.error)
             self._grant()
-            self._announce()
+            self._bells.ring()
 
     def _let_go(self) -> None:
         """Forget the epochs that needn't stay in memory: those on disk, unless a snapshot shows more than is there."""
         floor = memory_floor(self._registry, self.options.inmem_epochs)
         held = self._shelf.held
         for index in list(takewhile(floor.__gt__, held)):
-            if not self._is_shown(index):
+            if not self._pins.show_cut(self._registry, index):
                 del held[index]
-
-    def _is_shown(self, index: int) -> bool:
-        """Whether a snapshot shows samples of a written epoch that a burn kept from being written."""
-        generation, cut, entry = self._registry.generation, self._registry.cuts[index], self._registry.entries[index]
-        return any(
-            pin.generation == generation and index < pin.stop and cut > entry.burned(pin.burn) for pin in self._pins
-        )
 
     def _note_fault(self, error: OSError | None) -> None:
         if error is None:
@@ -553,14 +463,14 @@ class Ledger:
         with self._lock:
             self._state = after(self._state, Event.ALL_RELEASED)
             self._let_go()
-            self._announce()
+            self._bells.ring()
 
     def note_broken(self, error: BaseException) -> None:
         """The writer ended in a way that wasn't foreseen."""
         with self._lock:
             self.lost = error
             self._state = after(self._state, Event.BROKE)
-            self._announce()
+            self._bells.ring()
 
     def missing(self) -> Sequence[int]:
         """The epochs that aren't on disk."""

@@ -12,10 +12,9 @@ import time
 from collections.abc import Iterable
 from typing import NamedTuple
 
-import msgspec
-
 from . import journal
 from .catalog import Catalog, filling_name, pack_sums, replayed, rewrite_name
+from .chores import Chore
 from .disk import Disk
 from .epochfile import FileHead, Reader
 from .errors import Damaged, ForeignFiles
@@ -25,18 +24,6 @@ from .options import DEFAULT_FMT, Options, file_name, file_pattern
 
 logger = logging.getLogger(__name__)
 _MOST_LOST = 1_000_000
-
-
-class Chore(msgspec.Struct, frozen=True):
-    """A change of names that was decided and journaled and is still to be made; making it twice does no harm.
-
-    `what`: "publish" gives a new file its name, "replace" puts it in the place of an older one of ours, "remove" takes
-    a name away.
-    """
-
-    what: str
-    name: str
-    as_name: str = ""
 
 
 class Found(NamedTuple):

@@ -22,9 +22,11 @@ from .disk import Disk
 from .epoch import Held, Prepared, prepare, sample_shapes
 from .errors import Closed, Forked, NotWritten
 from .layout import layout_of
-from .ledger import Ledger, Pin, Shapes, Ticket
+from .ledger import Ledger, Shapes
 from .options import Options
+from .pins import Pin
 from .receipts import Receipt
+from .room import Ticket
 from .snapshot import Snapshot, read_epoch
 from .states import State
 from .status import Meter, Status

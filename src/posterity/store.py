@@ -1,15 +1,12 @@
 """The one owner of the run folder: it does what the policy decided, and decides nothing.
 
-The order of steps is what keeps a run whole, whenever the power goes: numbers are in their file and synced, and the
-file's name is, before the journal says so; the journal says so, synced, before anybody is told, and before a name is
-changed or taken away. Whatever was journaled and not yet done to the names is a chore, done again after a crash.
+The order of steps is what keeps a run whole, whenever the power goes (`_commit`): numbers are in their file and synced,
+and the file's name is, before the journal says so; the journal says so, synced, before anybody is told, and before a
+name is changed or taken away. What was journaled and not yet done to the names is a chore, done again after a crash.
 
-A file on which anything but a full disk failed is never written again: the next attempt writes a new one.
-
-Up the stream: `writer` calls it, in the I/O thread only. Down the stream: `epochfile`, `journal`, `disk`.
+Up the stream: `writer` calls it, in the I/O thread only. Down the stream: `files`, `journal`, `chores`.
 """
 
-import errno
 import logging
 import secrets
 import time
@@ -17,36 +14,20 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from . import journal
-from .catalog import Catalog, aside_name, filling_name, open_place, pack_sums, rewrite_name
+from .catalog import Catalog, aside_name, filling_name
+from .chores import Chore, Chores
 from .disk import Disk
-from .epoch import Held, cut_samples
-from .epochfile import EpochFile, FileHead, Reader
+from .epoch import Held
 from .errors import Damaged, ForeignFiles, RunExists
-from .journal import (
-    AnyRecord,
-    Began,
-    Burned,
-    Described,
-    Dropped,
-    Grouped,
-    Journal,
-    Passed,
-    Place,
-    Published,
-    Rewritten,
-    Stored,
-)
-from .layout import Layout, Stamp
+from .files import Change, Files
+from .journal import Began, Burned, Grouped, Journal
 from .lock import Lock
 from .options import DEFAULT_FMT, Options, file_name
-from .policy import Action, DropFiles, Part, PublishFile, RewriteFile, StoreBurn, WriteEpochs
-from .recovery import Chore, find_run
-from .registry import FileSpan, Registry, Series, reset
-from .tree import Array
+from .policy import Action, DropFiles, PublishFile, RewriteFile, StoreBurn, WriteEpochs
+from .recovery import find_run
+from .registry import Registry, Series, reset
 
 logger = logging.getLogger(__name__)
-
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Outcome(NamedTuple):
@@ -70,13 +51,16 @@ class Store:
         self._lock = Lock(disk, where)
         self._new_run_id = secrets.token_bytes(16)
         self._journal: Journal | None = None
-        self._file: EpochFile | None = None
-        self._broken: set[int] = set()
-        self._chores: list[Chore] = []
-        self._asides: list[str] = []
+        self._files: Files | None = None
+        self._chores = Chores(disk)
+        self._written_before = 0  # bytes, in files of earlier generations
         self.catalog: Catalog | None = None
-        self.bytes_written = 0
         self.free_bytes: int | None = None
+
+    @property
+    def bytes_written(self) -> int:
+        """The bytes of all epochs that were written to files."""
+        return self._written_before + (self._files.bytes_written if self._files is not None else 0)
 
     def open(self) -> Registry:
         """Look at the folder; a run in it is locked, and what a crash left behind is cleared up.
@@ -113,8 +97,8 @@ class Store:
         """Remove what is left of a run that ended before it began."""
         if chores:
             self._lock.acquire()
-            self._chores = chores
-            self._tidy()
+            self._chores.add(chores)
+            self._chores.do(b"")
 
     def _nothing(self) -> Registry:
         return reset(Registry(generation=-1), self.options.epochs_per_file)
@@ -125,14 +109,22 @@ class Store:
         if found.catalog is None:
             raise Damaged(f"{self.disk.folder}: the run went away while it was opened")
         self._check_format(found.catalog)
-        self.catalog = found.catalog
-        self._chores = found.chores
+        self._take(found.catalog)
+        self._chores.add(found.chores)
         if found.end is None:
-            self._start_journal()
+            self._start_journal(found.catalog)
         else:
             self._journal = Journal.open(self.disk, found.end)
-        self._tidy()
-        return self.catalog.registry()
+        self._chores.do(found.catalog.began.run_id)
+        return found.catalog.registry()
+
+    def _take(self, catalog: Catalog) -> None:
+        """From now on this is what the run consists of."""
+        if self._files is not None:
+            self._files.close()
+        self._written_before = self.bytes_written
+        self.catalog = catalog
+        self._files = Files(self.disk, catalog)
 
     def _check_format(self, catalog: Catalog) -> None:
         fmt = catalog.began.outfile_fmt
@@ -156,15 +148,15 @@ class Store:
         try:
             if actions or self.catalog is not None:  # else nothing was ever written, and nothing is to be
                 self._ensure_journal(registry)
-            self._tidy(old_is_read=old_is_read)
+            self._do_chores(old_is_read=old_is_read)
             for group in _grouped(actions):
                 self._do(group, held)
                 done += group
-                self._tidy(old_is_read=old_is_read)
+                self._do_chores(old_is_read=old_is_read)
         except OSError as failure:
             error = failure
         self._look_at_room()
-        return Outcome(done, error, is_tidy=not self._chores, has_asides=bool(self._asides))
+        return Outcome(done, error, is_tidy=not self._chores, has_asides=bool(self._chores.asides))
 
     def _look_at_room(self) -> None:
         """Warn before the disk is full, once each time."""
@@ -174,23 +166,48 @@ class Store:
             logger.warning("%s: only %.0f MB are free on its disk", self.disk.folder, self.free_bytes / 1e6)
 
     def _do(self, group: list[Action], held: Mapping[int, Held]) -> None:
+        """Do an action, or some writes that belong together. It survives a power cut on return."""
+        files, catalog = self._files, self.catalog
+        assert files is not None
+        assert catalog is not None
         match group[0]:
             case StoreBurn(burn=burn, asked_burn=asked_burn):
-                self._append([Burned(burn, asked_burn)])
+                self._commit(Change([Burned(burn, asked_burn)], []))
             case WriteEpochs():
-                self._write([action for action in group if isinstance(action, WriteEpochs)], held)
+                self._make_fit(group[0])
+                self._commit(files.write([action for action in group if isinstance(action, WriteEpochs)], held))
             case PublishFile():
-                self._publish(group[0])
+                self._make_fit(group[0])
+                self._commit(files.publish(group[0]))
             case RewriteFile(file=file, parts=parts):
-                is_filling = file.number in self._catalog.filling
-                self._copy(file, parts, filling=is_filling)
+                self._commit(files.copy(file, parts, filling=file.number in catalog.filling))
             case DropFiles():
-                self._drop(group[0])
+                self._commit(files.drop(group[0]))
 
-    @property
-    def _catalog(self) -> Catalog:
+    def _make_fit(self, action: WriteEpochs | PublishFile) -> None:
+        """Write the file of an action anew, if nothing can be added to it."""
+        assert self._files is not None
+        if self._files.must_copy(action):
+            self._commit(self._files.copy_whole(action.file))
+            self._do_chores()
+
+    def _commit(self, change: Change) -> None:
+        """Journal what was done to files; it holds from then on, and the names are due."""
+        assert self._journal is not None
+        assert self._files is not None
         assert self.catalog is not None
-        return self.catalog
+        try:
+            self._journal.append(change.records)
+        except OSError:
+            self._files.close()  # opened again, it ends where the journal has its end
+            raise
+        for record in change.records:
+            self.catalog.apply(record)
+        self._chores.add(change.chores)
+
+    def _do_chores(self, *, old_is_read: bool = True) -> None:
+        if self.catalog is not None:
+            self._chores.do(self.catalog.began.run_id, old_is_read=old_is_read)
 
     def _ensure_journal(self, registry: Registry) -> None:
         """The first write makes the folder, takes the lock and starts the journal."""
@@ -201,13 +218,14 @@ class Store:
             if found.catalog is not None and found.catalog.began.run_id != self._new_run_id:
                 self._lock.release()
                 raise ForeignFiles(f"{self.disk.folder} was empty when it was opened; a run was started there since")
-            self._chores = found.chores
+            self._chores.add(found.chores)
             self._begin(registry, self._new_run_id)
-        elif self._catalog.began.generation < registry.generation:
-            self._restart(registry)
-        elif self._journal is None or self._journal.is_broken or self._is_long():
-            self._start_journal()
-        self._group(registry.series[-1])
+        elif self.catalog.began.generation < registry.generation:
+            self._restart(self.catalog, registry)
+        elif self._journal is None or self._journal.is_broken or _is_long(self.catalog):
+            self._start_journal(self.catalog)
+        assert self.catalog is not None
+        self._group(self.catalog, registry.series[-1])
 
     def _begin(self, registry: Registry, run_id: bytes) -> None:
         options = self.options
@@ -219,289 +237,38 @@ class Store:
         old, self._journal = self._journal, Journal.create(self.disk, list(catalog.records()))
         if old is not None:
             old.close()
-        self.catalog = catalog
+        self._take(catalog)
 
-    def _restart(self, registry: Registry) -> None:
+    def _restart(self, old: Catalog, registry: Registry) -> None:
         """A reset: one record makes the run empty; its files are taken away after that."""
-        old = self._catalog
-        self._close_file()
         numbers = old.numbers()
         run_id = old.began.run_id
         self._begin(registry, run_id)
         fmt = old.began.outfile_fmt
         for number in sorted(numbers):
             aside = aside_name(fmt, number, old.began.generation)
-            self._chores += [
-                Chore("aside", name, aside) for name in (file_name(fmt, number), filling_name(fmt, number))
-            ]
-            self._asides.append(aside)
-        self._broken.clear()
+            names = (file_name(fmt, number), filling_name(fmt, number))
+            self._chores.add(Chore("aside", name, aside) for name in names)
+            self._chores.asides.append(aside)
         logger.warning(
             "%s: reset removed a run of %d epochs in %d files", self.disk.folder, len(old.places), len(numbers)
         )
 
-    def _group(self, series: Series) -> None:
+    def _group(self, catalog: Catalog, series: Series) -> None:
         """Journal a grouping of epochs into files that is new."""
-        known = self._catalog.series()
+        known = catalog.series()
         if not known or known[-1] != series:
-            self._append([Grouped(series.start, series.number, series.epochs_per_file)])
+            self._commit(Change([Grouped(series.start, series.number, series.epochs_per_file)], []))
 
-    def _is_long(self) -> bool:
-        return self._catalog.nrecords > 1000 + 3 * len(self._catalog.places)
-
-    def _start_journal(self) -> None:
+    def _start_journal(self, catalog: Catalog) -> None:
         """A new journal that says the same as the old one: when that is long, broken, or lost."""
         if self._journal is not None:
             self._journal.close()
             self._journal = None
-        self._catalog.forget_unused_layouts()
-        records = list(self._catalog.records())
+        catalog.forget_unused_layouts()
+        records = list(catalog.records())
         self._journal = Journal.create(self.disk, records)
-        self._catalog.nrecords = len(records)
-
-    def _append(self, records: list[AnyRecord]) -> None:
-        """Journal some records; they hold from then on."""
-        assert self._journal is not None
-        self._journal.append(records)
-        for record in records:
-            self._catalog.apply(record)
-
-    def _write(self, actions: list[WriteEpochs], held: Mapping[int, Held]) -> None:
-        """Add epochs to their files; those written together share the syncs of the folder and of the journal."""
-        records: list[AnyRecord] = []
-        chores: list[Chore] = []
-        specs: dict[bytes, int] = {}
-        try:
-            makes_names = self._needs_file(actions[0]) and self._open_file(actions[0].file)
-            for action in actions:
-                makes_names |= self._write_file(action, held, records, specs)
-                if action.publishes:
-                    chores += self._publishing(action.file, action.file.stop, records)
-            if makes_names:
-                self.disk.sync_names()
-            self._append(records)
-        except OSError as error:
-            self._give_up_file(error)
-            raise
-        self._chores += chores
-
-    def _needs_file(self, action: WriteEpochs) -> bool:
-        """Whether something is to be added to the file, or it is to be sealed."""
-        return not all(part.is_empty for part in action.parts) or (
-            action.publishes and bool(self._regions(action.file))
-        )
-
-    def _write_file(
-        self, action: WriteEpochs, held: Mapping[int, Held], records: list[AnyRecord], specs: dict[bytes, int]
-    ) -> bool:
-        """Add epochs to one file and sync it; returns whether the file is new."""
-        needs_file = self._needs_file(action)
-        is_new = needs_file and self._open_file(action.file)
-        for part in action.parts:
-            entry = part.entry
-            if part.is_empty:
-                records.append(Passed(entry.index, entry.first, entry.nsamples))
-                continue
-            epoch = held[entry.index]
-            layout, arrays = cut_samples(epoch.layout, epoch.arrays(), part.cut)
-            place = self._append_epoch(part, layout, arrays, None, records, specs)
-            records.append(Stored(entry.index, entry.first, entry.nsamples, layout.size, place))
-        if needs_file and self._file is not None:
-            if action.publishes:
-                self._file.seal()
-            self._file.sync()
-        return is_new
-
-    def _append_epoch(
-        self,
-        part: Part,
-        layout: Layout,
-        arrays: list[Array],
-        sums: tuple[int, ...] | None,
-        records: list[AnyRecord],
-        specs: dict[bytes, int],
-    ) -> Place:
-        """Add an epoch to the open file; `sums` None: they are worked out. `specs`: layouts not yet journaled."""
-        assert self._file is not None
-        file, began, entry = self._file, self._catalog.began, part.entry
-        stamp = Stamp(began.run_id, began.generation, entry.index, entry.first, entry.nsamples, part.cut)
-        base, sums = file.append(stamp, layout, arrays, sums)
-        self.bytes_written += layout.size
-        spec_id = self._catalog.spec_ids.get(layout.spec, specs.get(layout.spec))
-        if spec_id is None:
-            spec_id = specs[layout.spec] = len(self._catalog.specs) + len(specs)
-            records.append(Described(layout.spec))
-        return Place(file.head.number, file.head.rewrite, base, part.cut, spec_id, pack_sums(sums))
-
-    def _open_file(self, span: FileSpan) -> bool:
-        """Have the file open that epochs of `span` go to; returns whether its name is new in the folder."""
-        if self._file is not None and self._file.head.number == span.number:
-            return False
-        self._close_file()
-        catalog = self._catalog
-        known = self._regions(span)
-        if not known:
-            head = FileHead(
-                catalog.began.run_id, catalog.began.generation, span.number, catalog.rewrites.get(span.number, 0)
-            )
-            self._broken.discard(span.number)
-            self._file = EpochFile.create(self.disk, filling_name(catalog.began.outfile_fmt, span.number), head)
-            return True
-        if span.number not in catalog.filling or span.number in self._broken:
-            self._copy(span, self._parts(range(known[0][0], known[-1][0] + 1)), filling=True)
-            self._tidy()
-        name = filling_name(catalog.began.outfile_fmt, span.number)
-        known = self._regions(span)
-        head = FileHead(catalog.began.run_id, catalog.began.generation, span.number, known[0][1].rewrite)
-        regions = [(i, place.base, catalog.region(place).layout) for i, place in known]
-        self._file = EpochFile.reopen(self.disk, name, head, regions)
-        return False
-
-    def _parts(self, indices: range) -> list[Part]:
-        """What the files have of some epochs."""
-        places = [(self._catalog.entry(i), self._catalog.places[i]) for i in indices]
-        return [Part(entry, entry.nsamples if place is None else place.cut) for entry, place in places]
-
-    def _regions(self, span: FileSpan) -> list[tuple[int, Place]]:
-        """The epochs that are in a file already."""
-        stored = enumerate(self._catalog.places[span.start : span.stop], span.start)
-        return [(i, place) for i, place in stored if place is not None]
-
-    def _publishing(self, span: FileSpan, stop: int, records: list[AnyRecord]) -> list[Chore]:
-        """Journal that a sealed file gets its name, and the chore to give it."""
-        records.append(Published(span.number, stop))
-        if self._file is None or self._file.head.number != span.number:
-            return []
-        name = file_name(self._catalog.began.outfile_fmt, span.number)
-        chore = Chore("publish", self._file.name, name)
-        self._close_file()
-        return [chore]
-
-    def _publish(self, action: PublishFile) -> None:
-        records: list[AnyRecord] = []
-        try:
-            if action.file.number in self._catalog.filling and self._regions(action.file):
-                self._open_file(action.file)
-                assert self._file is not None
-                self._file.seal()
-                self._file.sync()
-            chores = self._publishing(action.file, action.stop, records)
-            self._append(records)
-        except OSError as error:
-            self._give_up_file(error)
-            raise
-        self._chores += chores
-
-    def _copy(self, span: FileSpan, parts: Sequence[Part], *, filling: bool) -> None:
-        """Write a file anew with what is left of its epochs, beside the old one; then it takes its place.
-
-        Every checksum is looked at on the way.
-        """
-        catalog = self._catalog
-        self._close_file()
-        rewrite = catalog.rewrites.get(span.number, 0) + 1
-        head = FileHead(catalog.began.run_id, catalog.began.generation, span.number, rewrite)
-        fmt = catalog.began.outfile_fmt
-        name = rewrite_name(fmt, span.number, rewrite)
-        records: list[AnyRecord] = []
-        specs: dict[bytes, int] = {}
-        places: list[Place | None] = []
-        self._file = EpochFile.create(self.disk, name, head)
-        try:
-            for part in parts:
-                place = None
-                if not part.is_empty:
-                    place = self._append_epoch(*self._read_part(part), records, specs)
-                places.append(place)
-            if not filling:
-                self._file.seal()
-            self._file.sync()
-            self.disk.sync_names()
-            start = parts[0].entry.index
-            self._append([*records, Rewritten(span.number, rewrite, start, filling, places)])
-        finally:
-            self._close_file()
-        self._broken.discard(span.number)
-        target = filling_name(fmt, span.number) if filling else file_name(fmt, span.number)
-        self._chores.append(Chore("replace", name, target))
-
-    def _read_part(self, part: Part) -> tuple[Part, Layout, list[Array], tuple[int, ...] | None]:
-        """What is in a file of an epoch, without a few more of its first samples.
-
-        A damaged epoch is taken over as it is, with the checksums that it had: it stays damaged, and is seen to be.
-        """
-        catalog = self._catalog
-        place = catalog.places[part.entry.index]
-        assert place is not None
-        region = catalog.region(place)
-        with open_place(self.disk, catalog, place) as reader:
-            arrays = [reader.read_array(region, i, verify=False) for i in range(len(region.layout.leaves))]
-            try:
-                reader.check_sums(region, arrays)
-            except Damaged as error:
-                logger.critical("%s", error)
-                return Part(part.entry, place.cut), region.layout, arrays, region.sums
-        return (part, *cut_samples(region.layout, arrays, part.cut - place.cut), None)
-
-    def _drop(self, action: DropFiles) -> None:
-        catalog = self._catalog
-        fmt = catalog.began.outfile_fmt
-        there = [number for number in action.numbers if catalog.has_file(number)]
-        self._append([Dropped(action.stop)])
-        for number in there:
-            self._chores += [Chore("remove", name) for name in (file_name(fmt, number), filling_name(fmt, number))]
-
-    def _tidy(self, *, old_is_read: bool = True) -> None:
-        """Do the chores; one that fails stays, with those after it."""
-        did_some = bool(self._chores)
-        while self._chores:
-            self._do_chore(self._chores[0])
-            del self._chores[0]
-        if self._asides and not old_is_read:
-            while self._asides:
-                self.disk.remove(self._asides[0], missing_ok=True)
-                del self._asides[0]
-            did_some = True
-        if did_some:
-            self.disk.sync_names()
-
-    def _do_chore(self, chore: Chore) -> None:
-        if chore.what == "remove":
-            self.disk.remove(chore.name, missing_ok=True)
-            return
-        try:
-            if chore.what in ("replace", "aside") or self._is_ours(chore.as_name):
-                self.disk.replace(chore.name, chore.as_name)
-            else:
-                self.disk.publish(chore.name, chore.as_name)
-        except FileExistsError as error:
-            raise ForeignFiles(
-                f"{self.disk.folder / chore.as_name} was put there by somebody else: move it, and the run goes on by "
-                f"itself; until then its epochs are safe in {chore.name}"
-            ) from error
-        except FileNotFoundError:
-            if chore.what != "aside" and chore.as_name not in self.disk.names():
-                raise
-
-    def _is_ours(self, name: str) -> bool:
-        """Whether a published name is an older state of a file of this run."""
-        try:
-            with Reader.open(self.disk, name) as reader:
-                head = reader.read_head()
-        except FileNotFoundError:
-            return False
-        return head is not None and head.run_id == self._catalog.began.run_id
-
-    def _give_up_file(self, error: OSError) -> None:
-        """After a failure: what was added since the last sync isn't there; the file itself may be trusted no more."""
-        if self._file is not None and error.errno not in _FULL:
-            self._broken.add(self._file.head.number)
-        self._close_file()
-
-    def _close_file(self) -> None:
-        if self._file is not None:
-            file, self._file = self._file, None
-            file.close()
+        catalog.nrecords = len(records)
 
     def mark_closing(self) -> None:
         """Tell who opens the folder next that it is worth waiting. Takes no lock."""
@@ -513,7 +280,8 @@ class Store:
 
     def close(self) -> None:
         """Let go of the folder; idempotent. Nothing is written."""
-        self._close_file()
+        if self._files is not None:
+            self._files.close()
         if self._journal is not None:
             self._journal.close()
             self._journal = None
@@ -529,3 +297,7 @@ def _grouped(actions: Sequence[Action]) -> list[list[Action]]:
         else:
             groups.append([action])
     return groups
+
+
+def _is_long(catalog: Catalog) -> bool:
+    return catalog.nrecords > 1000 + 3 * len(catalog.places)

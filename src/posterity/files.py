@@ -1,0 +1,254 @@
+"""The HDF5 files of a run: epochs are added to them, they are sealed, and written anew without what burn took.
+
+What is returned is synced, and nobody knows of it yet: a `Change` says what the journal is to say, and which names are
+to be changed after that. A file on which anything but a full disk failed is never written again: `must_copy`.
+
+Up the stream: `store`, in the I/O thread only. Down the stream: `epochfile`, `disk`.
+"""
+
+import contextlib
+import errno
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from .catalog import Catalog, filling_name, open_place, pack_sums, rewrite_name
+from .chores import Chore
+from .disk import Disk
+from .epoch import Held, cut_samples
+from .epochfile import EpochFile, FileHead
+from .errors import Damaged
+from .journal import AnyRecord, Described, Dropped, Passed, Place, Published, Rewritten, Stored
+from .layout import Layout, Stamp
+from .options import file_name
+from .policy import DropFiles, Part, PublishFile, WriteEpochs
+from .registry import FileSpan
+from .tree import Array
+
+logger = logging.getLogger(__name__)
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class Change(NamedTuple):
+    """What was done to files: `records` tell of it, and once they are synced the `chores` are due."""
+
+    records: list[AnyRecord]
+    chores: list[Chore]
+
+
+class Files:
+    """The files of one generation of a run, of which one may be open to be added to."""
+
+    def __init__(self, disk: Disk, catalog: Catalog) -> None:
+        self._disk = disk
+        self._catalog = catalog
+        self._file: EpochFile | None = None
+        self._broken: set[int] = set()
+        self.bytes_written = 0
+
+    # ---- filling -------------------------------------------------------------------------------------------------
+
+    def write(self, actions: Sequence[WriteEpochs], held: Mapping[int, Held]) -> Change:
+        """Add epochs to their files; they share the sync of the folder. `held`: the epochs, by index."""
+        change = Change([], [])
+        specs: dict[bytes, int] = {}
+        makes_names = False
+        with self._doubting():
+            for action in actions:
+                makes_names |= self._write_file(action, held, change.records, specs)
+                if action.publishes:
+                    self._publishing(action.file, action.file.stop, change)
+            if makes_names:
+                self._disk.sync_names()
+        return change
+
+    def _write_file(
+        self, action: WriteEpochs, held: Mapping[int, Held], records: list[AnyRecord], specs: dict[bytes, int]
+    ) -> bool:
+        """Add epochs to one file and sync it; returns whether the file is new."""
+        needs_file = self._needs_file(action)
+        is_new = needs_file and self._open_file(action.file)
+        for part in action.parts:
+            entry = part.entry
+            if part.is_empty:
+                records.append(Passed(entry.index, entry.first, entry.nsamples))
+                continue
+            epoch = held[entry.index]
+            layout, arrays = cut_samples(epoch.layout, epoch.arrays(), part.cut)
+            assert self._file is not None
+            place = self._append(self._file, part, layout, arrays, None, records, specs)
+            records.append(Stored(entry.index, entry.first, entry.nsamples, layout.size, place))
+        if needs_file and self._file is not None:
+            if action.publishes:
+                self._file.seal()
+            self._file.sync()
+        return is_new
+
+    def _needs_file(self, action: WriteEpochs) -> bool:
+        """Whether something is to be added to the file, or it is to be sealed."""
+        return not all(part.is_empty for part in action.parts) or (
+            action.publishes and bool(self._regions(action.file))
+        )
+
+    def _append(
+        self,
+        file: EpochFile,
+        part: Part,
+        layout: Layout,
+        arrays: list[Array],
+        sums: tuple[int, ...] | None,
+        records: list[AnyRecord],
+        specs: dict[bytes, int],
+    ) -> Place:
+        """Add an epoch to a file; `sums` None: they are worked out. `specs`: layouts not yet journaled."""
+        began, entry = self._catalog.began, part.entry
+        stamp = Stamp(began.run_id, began.generation, entry.index, entry.first, entry.nsamples, part.cut)
+        base, sums = file.append(stamp, layout, arrays, sums)
+        self.bytes_written += layout.size
+        spec_id = self._catalog.spec_ids.get(layout.spec, specs.get(layout.spec))
+        if spec_id is None:
+            spec_id = specs[layout.spec] = len(self._catalog.specs) + len(specs)
+            records.append(Described(layout.spec))
+        return Place(file.head.number, file.head.rewrite, base, part.cut, spec_id, pack_sums(sums))
+
+    def _open_file(self, span: FileSpan) -> bool:
+        """Have the file open that epochs of `span` go to; returns whether its name is new in the folder."""
+        if self._file is not None and self._file.head.number == span.number:
+            return False
+        self.close()
+        catalog = self._catalog
+        began = catalog.began
+        name = filling_name(began.outfile_fmt, span.number)
+        known = self._regions(span)
+        if not known:
+            head = FileHead(began.run_id, began.generation, span.number, catalog.rewrites.get(span.number, 0))
+            self._broken.discard(span.number)
+            self._file = EpochFile.create(self._disk, name, head)
+            return True
+        head = FileHead(began.run_id, began.generation, span.number, known[0][1].rewrite)
+        regions = [(i, place.base, catalog.region(place).layout) for i, place in known]
+        self._file = EpochFile.reopen(self._disk, name, head, regions)
+        return False
+
+    def _regions(self, span: FileSpan) -> list[tuple[int, Place]]:
+        """The epochs that are in a file already."""
+        stored = enumerate(self._catalog.places[span.start : span.stop], span.start)
+        return [(i, place) for i, place in stored if place is not None]
+
+    # ---- publishing ----------------------------------------------------------------------------------------------
+
+    def publish(self, action: PublishFile) -> Change:
+        """Seal a file that was filling up."""
+        change = Change([], [])
+        if action.file.number in self._catalog.filling and self._regions(action.file):
+            with self._doubting():
+                self._open_file(action.file)
+                assert self._file is not None
+                self._file.seal()
+                self._file.sync()
+        self._publishing(action.file, action.stop, change)
+        return change
+
+    def _publishing(self, span: FileSpan, stop: int, change: Change) -> None:
+        """Have a sealed file get its name."""
+        change.records.append(Published(span.number, stop))
+        if self._file is not None and self._file.head.number == span.number:
+            name = file_name(self._catalog.began.outfile_fmt, span.number)
+            change.chores.append(Chore("publish", self._file.name, name))
+            self.close()
+
+    # ---- writing anew --------------------------------------------------------------------------------------------
+
+    def must_copy(self, action: WriteEpochs | PublishFile) -> bool:
+        """Whether the file of an action can't be added to: it is published already, or something failed on it."""
+        number = action.file.number
+        if self._file is not None and self._file.head.number == number:
+            return False
+        is_filling = number in self._catalog.filling
+        needs_file = self._needs_file(action) if isinstance(action, WriteEpochs) else is_filling
+        is_fit = is_filling and number not in self._broken
+        return needs_file and not is_fit and bool(self._regions(action.file))
+
+    def copy_whole(self, span: FileSpan) -> Change:
+        """Write a file anew with all that it has, to be added to."""
+        catalog = self._catalog
+        known = self._regions(span)
+        indices = range(known[0][0], known[-1][0] + 1)
+        places = [(catalog.entry(i), catalog.places[i]) for i in indices]
+        parts = [Part(entry, entry.nsamples if place is None else place.cut) for entry, place in places]
+        return self.copy(span, parts, filling=True)
+
+    def copy(self, span: FileSpan, parts: Sequence[Part], *, filling: bool) -> Change:
+        """Write a file anew with what is left of its epochs, beside the old one.
+
+        Every checksum is looked at on the way. `filling`: more epochs will be added to it.
+        """
+        catalog = self._catalog
+        self.close()
+        fmt = catalog.began.outfile_fmt
+        rewrite = catalog.rewrites.get(span.number, 0) + 1
+        name = rewrite_name(fmt, span.number, rewrite)
+        records: list[AnyRecord] = []
+        specs: dict[bytes, int] = {}
+        places: list[Place | None] = []
+        head = FileHead(catalog.began.run_id, catalog.began.generation, span.number, rewrite)
+        file = EpochFile.create(self._disk, name, head)
+        try:
+            for part in parts:
+                read = None if part.is_empty else self._read_part(part)
+                places.append(None if read is None else self._append(file, *read, records, specs))
+            if not filling:
+                file.seal()
+            file.sync()
+        finally:
+            file.close()
+        self._disk.sync_names()
+        self._broken.discard(span.number)
+        records.append(Rewritten(span.number, rewrite, parts[0].entry.index, filling, places))
+        target = filling_name(fmt, span.number) if filling else file_name(fmt, span.number)
+        return Change(records, [Chore("replace", name, target)])
+
+    def _read_part(self, part: Part) -> tuple[Part, Layout, list[Array], tuple[int, ...] | None]:
+        """What is in a file of an epoch, without a few more of its first samples.
+
+        A damaged epoch is taken over as it is, with the checksums that it had: it stays damaged, and is seen to be.
+        """
+        catalog = self._catalog
+        place = catalog.places[part.entry.index]
+        assert place is not None
+        region = catalog.region(place)
+        with open_place(self._disk, catalog, place) as reader:
+            arrays = [reader.read_array(region, i, verify=False) for i in range(len(region.layout.leaves))]
+            try:
+                reader.check_sums(region, arrays)
+            except Damaged as error:
+                logger.critical("%s", error)
+                return Part(part.entry, place.cut), region.layout, arrays, region.sums
+        return (part, *cut_samples(region.layout, arrays, part.cut - place.cut), None)
+
+    # ---- going ---------------------------------------------------------------------------------------------------
+
+    def drop(self, action: DropFiles) -> Change:
+        """Have whole files removed."""
+        fmt = self._catalog.began.outfile_fmt
+        there = [number for number in action.numbers if self._catalog.has_file(number)]
+        names = [name for number in there for name in (file_name(fmt, number), filling_name(fmt, number))]
+        return Change([Dropped(action.stop)], [Chore("remove", name) for name in names])
+
+    @contextlib.contextmanager
+    def _doubting(self) -> Iterator[None]:
+        """After a failure what was added since the last sync isn't there, and the file may be trusted no more."""
+        try:
+            yield
+        except OSError as error:
+            if self._file is not None and error.errno not in _FULL:
+                self._broken.add(self._file.head.number)
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the file that is open, if one is."""
+        if self._file is not None:
+            file, self._file = self._file, None
+            file.close()
