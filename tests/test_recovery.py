@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import storable
 from posterity import journal
 from posterity.catalog import Catalog, open_place, pack_sums
-from posterity.chores import Chore
+from posterity.chores import Chore, Chores
 from posterity.epochfile import EpochFile, FileHead
 from posterity.errors import Damaged, ForeignFiles
 from posterity.journal import (
@@ -400,19 +400,12 @@ def test_what_a_crash_left_half_done_is_finished(disk, author, crash):
     found = find(disk)
     assert told(found.chores) == sorted(expected)
     check(disk, found.catalog)
-    for chore in found.chores:
-        do(disk, chore)
+    chores = Chores(disk)
+    chores.add(found.chores)
+    chores.do(RUN)
     assert find(disk).chores == []
     check(disk, find(disk).catalog)
     assert not [name for name in disk.names() if name.startswith(".") and name != FILLING.format(1)]
-
-
-def do(disk, chore):
-    if chore.what == "remove":
-        disk.remove(chore.name)
-    else:
-        assert (chore.as_name in disk.names()) is (chore.what == "replace")
-        {"publish": disk.publish, "replace": disk.replace}[chore.what](chore.name, chore.as_name)
 
 
 def test_a_chore_is_a_plain_struct():

@@ -126,6 +126,8 @@ class Catalog:
         self.rewrites[record.number] = record.rewrite
         if record.filling:
             self.filling.add(record.number)
+            if record.places:  # it was published, and will be again
+                self._npublished = min(self._npublished, record.start)
 
     def _publish(self, record: Published) -> None:
         self._check_stop(record.stop)

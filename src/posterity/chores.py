@@ -34,24 +34,25 @@ class Chores:
     def __init__(self, disk: Disk) -> None:
         self._disk = disk
         self._waiting: list[Chore] = []
+        self._old_names: list[str] = []
         self.asides: list[str] = []
 
     def __bool__(self) -> bool:
-        return bool(self._waiting)
+        return bool(self._waiting or self._old_names)
 
     def add(self, chores: Iterable[Chore]) -> None:
         """Have these done after those that wait."""
         self._waiting += chores
 
     def do(self, run_id: bytes, *, old_is_read: bool = True) -> None:
-        """Do all of them; one that fails stays, with those after it. The names are synced on return.
+        """Do all of them; one that fails stays, with those after it. The new names are synced on return.
 
         `old_is_read`: somebody still reads what was there before a reset.
 
         Raises:
             ForeignFiles: a name that is needed was taken by somebody else.
         """
-        is_done = not self._waiting
+        is_done = not self
         while self._waiting:
             self._do(self._waiting[0], run_id)
             del self._waiting[0]
@@ -62,6 +63,9 @@ class Chores:
                 del self.asides[0]
         if not is_done:
             self._disk.sync_names()
+        while self._old_names:  # not before: a power cut might take both names. Whether this is synced doesn't matter
+            self._disk.remove(self._old_names[0], missing_ok=True)
+            del self._old_names[0]
 
     def _do(self, chore: Chore, run_id: bytes) -> None:
         if chore.what == "remove":
@@ -80,6 +84,7 @@ class Chores:
         except FileNotFoundError:
             if chore.what != "aside" and chore.as_name not in self._disk.names():
                 raise
+        self._old_names.append(chore.name)
 
     def _is_of(self, run_id: bytes, name: str) -> bool:
         """Whether a published name is an older state of a file of the run."""

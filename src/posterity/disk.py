@@ -143,7 +143,9 @@ class Disk:
         os.ftruncate(fd, nbytes)
 
     def publish(self, name: str, as_name: str) -> None:
-        """Give a file its new name; a file that has the name already is somebody's, and stays.
+        """Give a file its new name, beside the old one; a file that has the name already is somebody's, and stays.
+
+        The old name may go once the folder was synced: until then a power cut might take both.
 
         Raises:
             FileExistsError: the name is taken.
@@ -156,13 +158,13 @@ class Disk:
             if as_name in self.names():
                 raise FileExistsError(errno.EEXIST, "the name is taken", as_name) from error
             self.replace(name, as_name)  # a file system without hard links
-        else:
-            os.unlink(name, dir_fd=self._fd)
 
     def replace(self, name: str, as_name: str) -> None:
-        """Put a file in the place of another one of ours, in one step; who has that one open keeps it."""
+        """Put a file in the place of another one of ours, in one step; who has that one open keeps it.
+
+        Two names of one file both stay.
+        """
         os.rename(_plain(name), _plain(as_name), src_dir_fd=self._fd, dst_dir_fd=self._fd)
-        self.remove(name, missing_ok=True)  # two names of one file: renaming one to the other does nothing
 
     def remove(self, name: str, *, missing_ok: bool = False) -> None:
         """Take a name away."""

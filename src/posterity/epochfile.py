@@ -79,7 +79,8 @@ class EpochFile:
     def reopen(cls, disk: Disk, name: str, head: FileHead, regions: Sequence[tuple[int, int, Layout]]) -> "EpochFile":
         """Go on with a file in which the epochs `(index, base, layout)` are.
 
-        What a crash left behind them is cut off: an old epoch there might look like the next one to be written.
+        What a crash left behind them is cut off. That needs no sync of its own: what is added is checked as a whole, so
+        it can't be taken for a mixture of old and new.
         """
         file = cls(disk, name, disk.open(name, write=True), head)
         try:
@@ -87,7 +88,6 @@ class EpochFile:
                 file._note(index, base, layout)
             if disk.size(file._fd) > file.end:
                 disk.truncate(file._fd, file.end)
-                disk.sync(file._fd)
         except OSError:
             file.close()
             raise
@@ -274,6 +274,17 @@ class Reader:
         if layout.size != frame.region_size or len(frame.sums) != len(layout.leaves):
             raise Damaged(f"{self.name}: the epoch at offset {base} contradicts itself")
         return Region(base, layout, frame.sums)
+
+    def is_whole(self, base: int, frame: Frame) -> bool:
+        """Whether every byte that matters of a frame's epoch is there: its arrays, and the headers that HDF5 reads."""
+        stamp = Stamp(frame.run_id, frame.generation, frame.epoch, frame.first, frame.nsamples, frame.cut)
+        try:
+            region = self.region(base, frame)
+            arrays = [self.read_array(region, i, verify=True) for i in range(len(region.layout.leaves))]
+        except Damaged:
+            return False
+        head = region.layout.encode_head(base, stamp, arrays, frame.sums)
+        return self._read(base, len(head)) == head
 
     def read_array(self, region: Region, i: int, *, verify: bool) -> Array:
         """Array number `i` of an epoch, in memory of its own.

@@ -222,12 +222,15 @@ class Journal:
 
     @classmethod
     def open(cls, disk: Disk, end: int) -> "Journal":
-        """Go on with a journal whose good records end at `end`; what a crash left behind them is cut off."""
+        """Go on with a journal whose good records end at `end`; what a crash left behind them is cut off.
+
+        It is synced: the last records may be those of a process that was killed before it could.
+        """
         fd = disk.open(NAME, write=True)
         try:
             if disk.size(fd) > end:
                 disk.truncate(fd, end)
-                disk.sync(fd)
+            disk.sync(fd)
         except OSError:
             disk.close(fd)
             raise

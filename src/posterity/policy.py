@@ -216,16 +216,21 @@ def _part(entry: Entry, burn: int, *, is_newest: bool) -> Part:
 
 
 def _publishing(registry: Registry, demand: Demand) -> list[Action]:
-    """A file can be complete without a write: when the grouping changed, or the rest of it was burned."""
-    if registry.npublished >= registry.nwritten:
-        return []
-    file = registry.file_of(registry.npublished)
-    if registry.nwritten >= file.stop:
-        return [PublishFile(file, file.stop)]
+    """A file can be complete without a write: the grouping changed, the rest of it was burned, or a crash came between.
+
+    After a crash there can be several.
+    """
+    actions: list[Action] = []
     asked = min(demand.publish_to, registry.next_index)
-    if asked > registry.npublished and registry.nwritten >= asked:
-        return [PublishFile(file, registry.nwritten)]
-    return []
+    start = registry.npublished
+    while start < registry.nwritten:
+        file = registry.file_of(start)
+        is_asked = asked > registry.npublished and registry.nwritten >= asked
+        if registry.nwritten < file.stop and not is_asked:
+            break
+        start = min(file.stop, registry.nwritten)
+        actions.append(PublishFile(file, start))
+    return actions
 
 
 def _rewriting(registry: Registry, demand: Demand, gone: int) -> list[RewriteFile]:

@@ -27,11 +27,15 @@ _MOST_LOST = 1_000_000
 
 
 class Found(NamedTuple):
-    """What is in a folder. `end`: where the journal's good records end; None: it must be made anew."""
+    """What is in a folder. `end`: where the journal's good records end; None: it must be made anew.
+
+    `unsynced`: files with epochs that the journal doesn't know; perhaps nobody ever synced them.
+    """
 
     catalog: Catalog | None
     end: int | None
     chores: list[Chore]
+    unsynced: list[str]
 
 
 def find_run(disk: Disk, options: Options) -> Found:
@@ -44,20 +48,21 @@ def find_run(disk: Disk, options: Options) -> Found:
     data = journal.read(disk)
     names = disk.names()
     if data is None:
-        catalog, end = _rebuilt(disk, names, options), None
+        catalog, unsynced, end = *_rebuilt(disk, names, options), None
     else:
         records, end = journal.decode(data)
-        catalog = replayed(records)
+        catalog, unsynced = replayed(records), []
     if catalog is None:
         fmt = options.outfile_fmt or DEFAULT_FMT
         _refuse_foreign(disk, fmt, _numbered(names, fmt))
         leftovers = [Chore("remove", name) for name in names if name == journal.NEW_NAME]
-        return Found(None, None, leftovers)
-    adopted = _adopt(disk, catalog, names)
-    if adopted:
+        return Found(None, None, leftovers, [])
+    known = len(catalog.places)
+    unsynced += _adopt(disk, catalog, names)
+    if adopted := len(catalog.places) - known:
         logger.warning("%s: %d epochs were in files and not in the journal; they are taken in", disk.folder, adopted)
         end = None
-    return Found(catalog, end, _chores(disk, catalog, names))
+    return Found(catalog, end, _chores(disk, catalog, names), unsynced)
 
 
 def _numbered(names: Iterable[str], fmt: str) -> dict[int, str]:
@@ -147,9 +152,12 @@ def _is_superseded(catalog: Catalog, name: str, names: list[str], number: int) -
     return name == filling_name(fmt, number) and newer in names
 
 
-def _adopt(disk: Disk, catalog: Catalog, names: list[str]) -> int:
-    """Take in whole epochs that are in files and that the journal doesn't know: a crash came between the two."""
-    adopted = 0
+def _adopt(disk: Disk, catalog: Catalog, names: list[str]) -> list[str]:
+    """Take in whole epochs that are in files and that the journal doesn't know: a crash came between the two.
+
+    Returns the files that have them.
+    """
+    adopted: list[str] = []
     fmt = catalog.began.outfile_fmt
     while True:
         registry = catalog.registry()
@@ -157,13 +165,12 @@ def _adopt(disk: Disk, catalog: Catalog, names: list[str]) -> int:
             return adopted
         number = registry.file_of(registry.next_index).number
         start = _known_end(catalog, number)
-        found = 0
         for name in (filling_name(fmt, number), file_name(fmt, number)):
-            if name in names and not found:
-                found = _adopt_from(disk, catalog, name, number, start)
-        if not found:
+            if name in names and _adopt_from(disk, catalog, name, number, start):
+                adopted.append(name)
+                break
+        else:
             return adopted
-        adopted += found
 
 
 def _known_end(catalog: Catalog, number: int) -> int | None:
@@ -185,7 +192,7 @@ def _adopt_from(disk: Disk, catalog: Catalog, name: str, number: int, start: int
                 return 0
             for base, frame in reader.walk() if start is None else reader.walk(start):
                 is_next = (frame.epoch, frame.first) == (len(catalog.places), catalog.nsamples)
-                if not is_next or frame.generation != began.generation or not _is_whole(reader, base, frame):
+                if not is_next or frame.generation != began.generation or not reader.is_whole(base, frame):
                     break
                 for record in _stored_records(catalog, number, expected.rewrite, base, frame):
                     catalog.apply(record)
@@ -195,16 +202,6 @@ def _adopt_from(disk: Disk, catalog: Catalog, name: str, number: int, start: int
     except OSError as error:
         logger.warning("%s can't be looked at: %s", name, error)
     return found
-
-
-def _is_whole(reader: Reader, base: int, frame: Frame) -> bool:
-    try:
-        region = reader.region(base, frame)
-        for i in range(len(region.layout.leaves)):
-            reader.read_array(region, i, verify=True)
-    except Damaged:
-        return False
-    return True
 
 
 def _stored_records(catalog: Catalog, number: int, rewrite: int, base: int, frame: Frame) -> list[AnyRecord]:
@@ -220,8 +217,8 @@ def _stored_records(catalog: Catalog, number: int, rewrite: int, base: int, fram
     return records
 
 
-def _rebuilt(disk: Disk, names: list[str], options: Options) -> Catalog | None:
-    """The catalog from the files alone, when the journal is lost.
+def _rebuilt(disk: Disk, names: list[str], options: Options) -> tuple[Catalog | None, list[str]]:
+    """The catalog from the files alone, when the journal is lost; and these files.
 
     Raises:
         ForeignFiles: files of several runs, or of nobody we know, are mixed.
@@ -229,7 +226,7 @@ def _rebuilt(disk: Disk, names: list[str], options: Options) -> Catalog | None:
     fmt = options.outfile_fmt or DEFAULT_FMT
     heads = {name: head for name in _candidates(names, fmt) if (head := _head_of(disk, name)) is not None}
     if not heads:
-        return None
+        return None, []
     runs = {head.run_id for head in heads.values()}
     if len(runs) > 1:
         raise ForeignFiles(f"{disk.folder} holds files of {len(runs)} runs and no journal; keep those of one")
@@ -240,7 +237,7 @@ def _rebuilt(disk: Disk, names: list[str], options: Options) -> Catalog | None:
             chosen[head.number] = max(chosen.get(head.number, (-1, "")), (head.rewrite, name))
     logger.warning("%s has no journal; it is rebuilt from %d files", disk.folder, len(chosen))
     began = Began(runs.pop(), generation, fmt, 0, 0, time.time())
-    return _catalog_from_files(disk, began, chosen)
+    return _catalog_from_files(disk, began, chosen), [name for _, name in chosen.values()]
 
 
 def _candidates(names: list[str], fmt: str) -> list[str]:
@@ -256,7 +253,7 @@ def _catalog_from_files(disk: Disk, began: Began, chosen: dict[int, tuple[int, s
             whole, damaged = reader.scan()
             mine = (began.generation, began.run_id)
             frames = [found for found in whole if (found[1].generation, found[1].run_id) == mine]
-            while name.startswith(".") and frames and not _is_whole(reader, *frames[-1]):
+            while name.startswith(".") and frames and not reader.is_whole(*frames[-1]):
                 frames.pop()  # it was being written
         if damaged:
             raise Damaged(f"{name} is damaged at offset {damaged[0]}, and there is no journal to say what was there")

@@ -24,7 +24,7 @@ from .journal import Began, Burned, Grouped, Journal
 from .lock import Lock
 from .options import DEFAULT_FMT, Options, file_name
 from .policy import Action, DropFiles, PublishFile, RewriteFile, StoreBurn, WriteEpochs
-from .recovery import find_run
+from .recovery import Found, find_run
 from .registry import Registry, Series, reset
 
 logger = logging.getLogger(__name__)
@@ -109,6 +109,7 @@ class Store:
         if found.catalog is None:
             raise Damaged(f"{self.disk.folder}: the run went away while it was opened")
         self._check_format(found.catalog)
+        self._sync_found(found)
         self._take(found.catalog)
         self._chores.add(found.chores)
         if found.end is None:
@@ -117,6 +118,16 @@ class Store:
             self._journal = Journal.open(self.disk, found.end)
         self._chores.do(found.catalog.began.run_id)
         return found.catalog.registry()
+
+    def _sync_found(self, found: Found) -> None:
+        """A process that was killed may have left what nobody synced; from now on it counts."""
+        for name in found.unsynced:
+            fd = self.disk.open(name)
+            try:
+                self.disk.sync(fd)
+            finally:
+                self.disk.close(fd)
+        self.disk.sync_names()
 
     def _take(self, catalog: Catalog) -> None:
         """From now on this is what the run consists of."""
