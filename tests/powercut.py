@@ -56,6 +56,12 @@ class Sync(NamedTuple):
     file: int | None
 
 
+class Lost(NamedTuple):
+    """A sync of a file failed: what was pending is thrown away, and a later sync will say that all is well."""
+
+    file: int
+
+
 class Told(NamedTuple):
     """What somebody was told by now, or asked for by now."""
 
@@ -65,7 +71,7 @@ class Told(NamedTuple):
 class Step(NamedTuple):
     """One thing that happened, and the code that did it."""
 
-    what: Write | Size | Name | Sync | Told
+    what: Write | Size | Name | Sync | Lost | Told
     site: str
 
 
@@ -85,6 +91,9 @@ class MemoryDisk(Disk):
         self._next = _FIRST_FD
         self.log = []
         self.kill_in = None
+        self.fail_in = None
+        self.fail_code = 0
+        self.distrusted = set()
         self._exists = files is not None
         for name, data in (files or {}).items():
             self._files[self._number()] = bytearray(data)
@@ -96,12 +105,39 @@ class MemoryDisk(Disk):
         return self._next
 
     def _note(self, what):
-        """Log what is about to be done; in a process that is to die now it isn't done any more."""
+        """Log what is about to be done; where the process is to die or the disk to fail now, it isn't done."""
+        site = _site(what)
         if self.kill_in is not None:
             self.kill_in -= 1
             if self.kill_in < 0:
                 raise Killed
-        self.log.append(Step(what, _site(what)))
+        file = None if isinstance(what, Name) else what.file
+        assert file is None or file not in self.distrusted, f"{site}: a file that failed is used again"
+        if self.fail_in is not None:
+            self.fail_in -= 1
+            if self.fail_in < 0:
+                self._fail(what, site)
+        self.log.append(Step(what, site))
+
+    def fail(self, ncalls, code):
+        """Let a call fail, after some that work."""
+        self.fail_in, self.fail_code = ncalls, code
+
+    def _fail(self, what, site):
+        self.fail_in = None
+        if isinstance(what, Write):
+            half = what._replace(data=what.data[: len(what.data) // 2])
+            self.log.append(Step(half, site))
+            put(self._files[what.file], half.offset, half.data)
+        if isinstance(what, Sync) and what.file is not None:
+            self.log.append(Step(Lost(what.file), site))
+        if (
+            not isinstance(what, Name)
+            and what.file is not None
+            and (isinstance(what, Sync) or self.fail_code == errno.EIO)
+        ):
+            self.distrusted.add(what.file)
+        raise OSError(self.fail_code, os.strerror(self.fail_code), site)
 
     def tell(self, what):
         """Note that somebody was told something."""
@@ -299,6 +335,8 @@ class _Folder:
     def take(self, what):
         if isinstance(what, (Write, Size, Name)):
             self.pending.append(what)
+        elif isinstance(what, Lost):
+            self.pending = [change for change in self.pending if not _is_covered(change, what.file)]
         elif isinstance(what, Sync):
             mine = [change for change in self.pending if _is_covered(change, what.file)]
             self.pending = [change for change in self.pending if not _is_covered(change, what.file)]

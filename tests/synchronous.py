@@ -39,13 +39,11 @@ class SynchronousRun:
         self.ledger.hand_over(ticket, prepared, prepared.own(self._buffers, copy=True))
 
     def step(self):
-        """One round of the writer; returns whether there was anything to do."""
+        """One round of the writer; returns whether there was anything to do. What failed is tried again in the next."""
         work = self.ledger.next_work()
         if work is None:
             return False
         outcome = self.store.work(work.actions, work.registry, work.held, old_is_read=work.old_is_read)
-        if outcome.error is not None:
-            raise outcome.error
         self.ledger.report(work, outcome, self.store.catalog)
         return True
 

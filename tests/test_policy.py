@@ -87,6 +87,19 @@ TABLE = [
     # ---- in batches
     ("a batch", run_of(5), {"batch_bytes": 3000}, [("write+publish", 1, {0: 0, 1: 0}), ("write", 2, {2: 0})]),
     ("an epoch larger than a batch", run_of(3), {"batch_bytes": 10}, [("write", 1, {0: 0})]),
+    # ---- when the disk failed
+    (
+        "files go last when the disk is in doubt",
+        run_of(5, burn=20, written=4, published=4),
+        {"is_in_doubt": True},
+        [("write", 3, {4: 0}), ("drop", [1], 2)],
+    ),
+    (
+        "files go first otherwise",
+        run_of(5, burn=20, written=4, published=4),
+        {},
+        [("drop", [1], 2), ("write", 3, {4: 0})],
+    ),
     # ---- publishing
     ("on demand", run_of(1, written=1), {"demand": Demand(1, 1)}, [("publish", 1, 1)]),
     ("published on demand already", run_of(1, written=1, published=1), {"demand": Demand(1, 1)}, []),

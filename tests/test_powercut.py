@@ -1,5 +1,6 @@
 """Power cuts: whatever of the unsynced writes and names reached the disk, what was told to be durable is there."""
 
+import errno
 import io
 import logging
 import random
@@ -31,6 +32,7 @@ DEEDS = st.one_of(
     st.tuples(st.just("reset")),
     st.tuples(st.just("reopen"), OPTIONS),
     st.tuples(st.just("killed"), st.integers(0, 30), OPTIONS),
+    st.tuples(st.just("failing"), st.integers(0, 30), st.sampled_from([errno.EIO, errno.ENOSPC, errno.EDQUOT])),
 )
 
 
@@ -43,10 +45,10 @@ class Durable(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """What the run consists of."""
+    """What the run consists of; `lengths`: the samples of each epoch."""
 
     generation: int
-    nepochs: int
+    lengths: list[int]
     burn: int
 
 
@@ -55,13 +57,11 @@ class Workload:
 
     def __init__(self, options, disk=None):
         self.disk = disk or MemoryDisk()
-        self.lengths = {}
         self._open(options)
 
     def _note(self):
         registry = self.run.registry
-        self.lengths[registry.generation] = [entry.nsamples for entry in registry.entries[: registry.next_index]]
-        self.disk.tell(Asked(registry.generation, registry.next_index, registry.burn))
+        self.disk.tell(Asked(registry.generation, lengths_of(registry), registry.burn))
 
     def _note_durable(self):
         registry = self.run.registry
@@ -72,11 +72,12 @@ class Workload:
         try:
             getattr(self, deed)(*args)
         except Killed:
-            self.disk.kill_in = None
             self.run.die()
             self._open(self._options_after)
 
     def _open(self, options):
+        self.disk.kill_in = self.disk.fail_in = None
+        self.disk.distrusted.clear()
         self.run = SynchronousRun(self.disk, **options)
         self._note()
         self._note_durable()
@@ -121,6 +122,14 @@ class Workload:
         self.disk.kill_in = ncalls
         self._options_after = options
 
+    def failing(self, ncalls, code):
+        """After some more calls one fails, with what a failing disk does to a file."""
+        self.disk.fail(ncalls, code)
+
+
+def lengths_of(registry):
+    return [entry.nsamples for entry in registry.entries[: registry.next_index]]
+
 
 def expected(generation, lengths, burn):
     """All samples of a generation's epochs but the first `burn`."""
@@ -130,8 +139,7 @@ def expected(generation, lengths, burn):
 class Checker:
     """Looks at what a power cut left: what must be there is, what is there is right, and the run goes on."""
 
-    def __init__(self, lengths, rng):
-        self.lengths = lengths
+    def __init__(self, rng):
         self.rng = rng
         self.nstates = 0
         self._seen = set()
@@ -173,14 +181,15 @@ class Checker:
             if generation == durable.generation:
                 assert nepochs >= durable.nepochs
                 assert burn >= durable.burn
+        lengths = lengths_of(registry)
         mine = [what for what in asked if what.generation == generation]
-        assert nepochs <= max(what.nepochs for what in mine)
+        assert any(lengths == what.lengths[:nepochs] for what in mine)
         assert burn <= max(what.burn for what in mine)
-        self.check_numbers(run, self.lengths[generation][:nepochs])
+        self.check_numbers(run, lengths)
 
     def check_numbers(self, run, lengths):
         registry = run.registry
-        assert [entry.nsamples for entry in registry.entries[: registry.next_index]] == lengths
+        assert lengths_of(registry) == lengths
         with run.snapshot() as snapshot:
             samples = snapshot.get_samples(verify=True)
             wanted = expected(registry.generation, lengths, registry.burn)
@@ -194,7 +203,7 @@ class Checker:
 
     def check_goes_on(self, run, disk):
         registry = run.registry
-        lengths = [entry.nsamples for entry in registry.entries[: registry.next_index]]
+        lengths = lengths_of(registry)
         for nsamples in (2, 3):
             run.ingest(run_of(registry.generation, len(lengths), sum(lengths), nsamples))
             lengths.append(nsamples)
@@ -252,7 +261,7 @@ def test_whatever_a_power_cut_leaves():
     def look(options, deeds, seed):
         nonlocal nstates
         workload = done(options, [*deeds, ("flush", False)])
-        checker = Checker(workload.lengths, random.Random(seed))
+        checker = Checker(random.Random(seed))
         checker.check_all(workload.disk.log, workload.disk)
         nstates += checker.nstates
 
@@ -296,7 +305,7 @@ def survive(steps):
         for workload in workloads(name):
             log = steps(workload.disk.log)
             if log != workload.disk.log:
-                Checker(workload.lengths, random.Random(1)).check_all(log, workload.disk)
+                Checker(random.Random(1)).check_all(log, workload.disk)
 
     return look
 
@@ -329,7 +338,7 @@ SAME_LINE = {"Names < Chores.do < Store._clear_up"}  # needless there, once in a
 def test_every_sync_is_in_the_table(name):
     """The workloads survive as they are, and the syncs in them are those that the next test takes away."""
     for workload in workloads(name):
-        Checker(workload.lengths, random.Random(1)).check_all(workload.disk.log, workload.disk)
+        Checker(random.Random(1)).check_all(workload.disk.log, workload.disk)
         assert {step.site for step in workload.disk.log if isinstance(step.what, Sync)} <= SYNCS.keys() | SAME_LINE
 
 

@@ -18,6 +18,11 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 _MAX_BUFFERS = 512
 
 
+def is_full(error: OSError) -> bool:
+    """Whether a call failed for want of room, and the disk is well otherwise."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 class Disk:
     """One folder. Not shared between threads, but for reading."""
 

@@ -62,6 +62,7 @@ class EpochFile:
         self.head = head
         self.end = _FIRST_REGION
         self.groups: dict[int, int] = {}
+        self.sync_failed = False
         self._fd = fd
 
     @classmethod
@@ -143,8 +144,16 @@ class EpochFile:
         self.disk.write_at(self._fd, 0, [hdf5.superblock(at, at + len(root))])
 
     def sync(self) -> None:
-        """Wait until what was written survives a power cut, but for the file's name."""
-        self.disk.sync(self._fd)
+        """Wait until what was written survives a power cut, but for the file's name.
+
+        Raises:
+            OSError: `sync_failed`: what was written since the last sync is lost, and a later one wouldn't say so.
+        """
+        try:
+            self.disk.sync(self._fd)
+        except OSError:
+            self.sync_failed = True
+            raise
 
     def close(self) -> None:
         """Give the descriptor back."""

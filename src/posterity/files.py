@@ -7,14 +7,13 @@ Up the stream: `store`, in the I/O thread only. Down the stream: `epochfile`, `d
 """
 
 import contextlib
-import errno
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from .catalog import Catalog, filling_name, open_place, pack_sums, rewrite_name
 from .chores import Chore
-from .disk import Disk
+from .disk import Disk, is_full
 from .epoch import Held, cut_samples
 from .epochfile import EpochFile, FileHead
 from .errors import Damaged
@@ -26,8 +25,6 @@ from .registry import FileSpan
 from .tree import Array
 
 logger = logging.getLogger(__name__)
-
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Change(NamedTuple):
@@ -128,7 +125,11 @@ class Files:
             return True
         head = FileHead(began.run_id, began.generation, span.number, known[0][1].rewrite)
         regions = [(i, place.base, catalog.region(place).layout) for i, place in known]
-        self._file = EpochFile.reopen(self._disk, name, head, regions)
+        try:
+            self._file = EpochFile.reopen(self._disk, name, head, regions)
+        except OSError:
+            self._broken.add(span.number)
+            raise
         return False
 
     def _regions(self, span: FileSpan) -> list[tuple[int, Place]]:
@@ -242,7 +243,7 @@ class Files:
         try:
             yield
         except OSError as error:
-            if self._file is not None and error.errno not in _FULL:
+            if self._file is not None and (self._file.sync_failed or not is_full(error)):
                 self._broken.add(self._file.head.number)
             self.close()
             raise

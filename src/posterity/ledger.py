@@ -20,6 +20,7 @@ import msgspec
 
 from .bells import Bell, Bells
 from .catalog import Catalog
+from .disk import is_full
 from .epoch import Held, Prepared
 from .errors import BurnLowered, Closed, EpochMismatch, Forked, MailboxFull, PosterityError, WriteFailed
 from .options import Options
@@ -37,7 +38,7 @@ Shapes = dict[str, tuple[int, str]]
 class Fault(msgspec.Struct, frozen=True):
     """What is wrong with the disk. `since`, `at`: seconds since 1970, of the first and of the last failure."""
 
-    error: BaseException
+    error: OSError
     since: float
     at: float
     attempts: int
@@ -406,6 +407,7 @@ class Ledger:
             inmem_epochs=self.options.inmem_epochs,
             demand=self._demand,
             pinned_burn=self._pinned_burn(),
+            is_in_doubt=self._fault is not None and not is_full(self._fault.error),
         )
 
     def _pinned_burn(self) -> int | None:

@@ -100,12 +100,19 @@ Action: TypeAlias = StoreBurn | WriteEpochs | PublishFile | RewriteFile | DropFi
 
 
 def plan(
-    registry: Registry, *, inmem_epochs: int, demand: Demand, pinned_burn: int | None, batch_bytes: int = 1 << 26
+    registry: Registry,
+    *,
+    inmem_epochs: int,
+    demand: Demand,
+    pinned_burn: int | None,
+    is_in_doubt: bool = False,
+    batch_bytes: int = 1 << 26,
 ) -> list[Action]:
     """What to do next, in this order; empty when memory and disk are as they should be.
 
-    `pinned_burn`: the lowest burn among the snapshots that are being read; what they need isn't removed. At most about
-    `batch_bytes` are to be written by one plan, so that other things get their turn.
+    `pinned_burn`: the lowest burn among the snapshots that are being read; what they need isn't removed. `is_in_doubt`:
+    the disk failed, and not for want of room; then files go only after all else was done. At most about `batch_bytes`
+    are to be written by one plan, so that other things get their turn.
     """
     actions: list[Action] = []
     target = write_target(registry, inmem_epochs, demand)
@@ -116,14 +123,16 @@ def plan(
     unread = registry.burn if pinned_burn is None else min(registry.burn, pinned_burn)
     writes = _writes(registry, target, unread, batch_bytes)
     rewrites = _rewriting(registry, demand, gone)
-    actions += _drops(registry, gone)
+    drops = _drops(registry, gone)
+    actions += [] if is_in_doubt else drops
     actions += _publishing(registry, demand)
+    last = drops if is_in_doubt else []
     if rewrites and rewrites[0].file in [write.file for write in writes]:
         # It was planned from what is in the file now, so it can't come after a write to it. Unless somebody waits for
         # it, it comes when the file is full: it needs more room than a write does.
         actions += rewrites if rewrites[0].is_asked else []
-        return [*actions, *writes]
-    return [*actions, *writes, *rewrites]
+        return [*actions, *writes, *last]
+    return [*actions, *writes, *rewrites, *last]
 
 
 def done(registry: Registry, action: Action) -> Registry:
