@@ -348,3 +348,37 @@ def test_no_sync_is_needless(site):
     """Without any one of the syncs, some power cut loses what was told to be durable."""
     with pytest.raises(Exception):  # noqa: B017, PT011  # whatever it is that no longer holds
         survive(lambda log: [step for step in log if step.site != site])(SYNCS[site])
+
+
+JOURNALED = "Write < Journal.append < Store._commit"
+SWAPS = [
+    ("filled", "Sync < Journal.create < Store._begin", "Name < Journal.create < Store._begin"),
+    ("filled", "Name < Journal.create < Store._begin", "Names < Journal.create < Store._begin"),
+    ("filled", "Names < Files.write < Store._do", JOURNALED),
+    ("filled up", "Sync < EpochFile.sync < Files._write_file", JOURNALED),
+    ("published", "Sync < EpochFile.sync < Files.publish", JOURNALED),
+    ("filled up", "Names < Files.copy < Files.copy_whole", JOURNALED),
+    ("burned", "Names < Files.copy < Store._do", JOURNALED),
+    ("burned", "Sync < Journal.append < Store._commit", "Name < Chores._do < Chores.do"),
+    ("filled", "Name < Chores._do < Chores.do", "Names < Chores.do < Store._do_chores"),
+    ("filled", "Names < Chores.do < Store._do_chores", "Name < Chores.do < Store._do_chores"),
+    ("reset", "Names < Journal.create < Store._begin", "Name < Chores._do < Chores.do"),
+    ("compacted", "Sync < Journal.create < Store._start_journal", "Name < Journal.create < Store._start_journal"),
+]
+
+
+def swapped(log, first, second):
+    """The log with two kinds of steps in the other order, wherever they follow one another."""
+    log = list(log)
+    for i in range(len(log) - 1):
+        if (log[i].site, log[i + 1].site) == (first, second):
+            log[i], log[i + 1] = log[i + 1], log[i]
+    return log
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(("name", "first", "second"), SWAPS)
+def test_the_order_of_steps_matters(name, first, second):
+    """With any two steps that depend on each other in the other order, some power cut loses what was durable."""
+    with pytest.raises(Exception):  # noqa: B017, PT011  # whatever it is that no longer holds
+        survive(lambda log: swapped(log, first, second))(name)
