@@ -169,14 +169,14 @@ def check(disk, catalog):
 
 def test_an_empty_folder_holds_no_run(disk):
     """Where nothing is, nothing is found and nothing is to be done."""
-    assert find(disk) == (None, None, [])
+    assert find(disk) == (None, None, [], [])
 
 
 def test_a_folder_of_other_things_holds_no_run(disk):
     """Names that no file of a run has are nobody's concern."""
     for name in ("notes.txt", "epochs_1.h5.bak", "epochs_01.h5", "my_epochs_1.h5", "epochs_x.h5"):
         (disk.folder / name).write_bytes(b"")
-    assert find(disk) == (None, None, [])
+    assert find(disk) == (None, None, [], [])
 
 
 def test_a_journal_that_was_being_made_is_removed(disk, author):
@@ -198,7 +198,7 @@ def test_foreign_files_are_refused_by_name(disk):
     with pytest.raises(ForeignFiles, match=expected) as caught:
         find(disk)
     assert isinstance(caught.value, FileExistsError)
-    assert find(disk, outfile_fmt="other_%d.h5") == (None, None, [])
+    assert find(disk, outfile_fmt="other_%d.h5") == (None, None, [], [])
 
 
 def test_many_foreign_files_are_counted(disk):
