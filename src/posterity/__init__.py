@@ -2,6 +2,7 @@
 
 from .aio import AsyncBackend
 from .aioreads import AsyncSnapshot
+from .audit import Findings, Problem, verify
 from .backend import DefaultBackend
 from .epoch import Epoch
 from .errors import (
@@ -25,6 +26,7 @@ from .errors import (
     WriteFailed,
 )
 from .receipts import Promise, Receipt
+from .repairs import Repairs, repair
 from .run import AsyncRun, Run, open_run
 from .snapshot import Snapshot, read_epoch
 from .states import State
@@ -43,6 +45,7 @@ __all__ = [
     "DefaultBackend",
     "Epoch",
     "EpochMismatch",
+    "Findings",
     "ForeignFiles",
     "Forked",
     "MailboxFull",
@@ -50,8 +53,10 @@ __all__ = [
     "NotStorable",
     "NotWritten",
     "PosterityError",
+    "Problem",
     "Promise",
     "Receipt",
+    "Repairs",
     "Run",
     "RunExists",
     "RunLocked",
@@ -64,4 +69,6 @@ __all__ = [
     "WriteFailed",
     "open_run",
     "read_epoch",
+    "repair",
+    "verify",
 ]

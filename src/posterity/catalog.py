@@ -9,6 +9,8 @@ import errno
 import struct
 from collections.abc import Iterable, Iterator
 
+import msgspec
+
 from .disk import Disk
 from .epochfile import FileHead, Reader, Region
 from .errors import Damaged
@@ -28,7 +30,7 @@ from .journal import (
 )
 from .layout import layout_of
 from .options import check_format, file_name
-from .registry import Entry, Registry, Series, next_entry
+from .registry import Entry, Log, Registry, Series, next_entry
 
 
 def filling_name(fmt: str, number: int) -> str:
@@ -61,7 +63,9 @@ class Catalog:
         self.rewrites: dict[int, int] = {}
         self.filling: set[int] = set()
         self._files: set[int] = set()
-        self._entries: list[Entry] = []
+        self._entries: Log[Entry] = Log()
+        self._cuts: list[int] = []
+        self._shown_cuts: Log[int] | None = Log()
         self._series: list[Series] = []
         self._burn = (began.burn, began.asked_burn)
         self._npublished = 0
@@ -105,8 +109,12 @@ class Catalog:
     def _add(self, index: int, first: int, nsamples: int, nbytes: int, place: Place | None) -> None:
         if index != len(self._entries) or first != self.nsamples or nsamples < 0:
             raise Damaged(f"the journal has epoch {index} at sample {first} where epoch {len(self._entries)} belongs")
-        self._entries.append(next_entry(self._entries[-1] if self._entries else None, nsamples, nbytes))
+        last = self._entries[-1] if self._entries else None
+        self._entries = self._entries.appended(next_entry(last, nsamples, nbytes))
         self.places.append(place)
+        self._cuts.append(nsamples if place is None else place.cut)
+        if self._shown_cuts is not None:
+            self._shown_cuts = self._shown_cuts.appended(self._cuts[-1])
         if place is not None:
             self._check(place)
             self.filling.add(place.number)
@@ -122,12 +130,17 @@ class Catalog:
         for i, place in enumerate(record.places, record.start):
             if place is not None:
                 self._check(place)
-            self.places[i] = place
+            self._move(i, place)
         self.rewrites[record.number] = record.rewrite
         if record.filling:
             self.filling.add(record.number)
             if record.places:  # it was published, and will be again
                 self._npublished = min(self._npublished, record.start)
+
+    def _move(self, index: int, place: Place | None) -> None:
+        self.places[index] = place
+        self._cuts[index] = self._entries[index].nsamples if place is None else place.cut
+        self._shown_cuts = None
 
     def _publish(self, record: Published) -> None:
         self._check_stop(record.stop)
@@ -144,24 +157,32 @@ class Catalog:
     def _drop(self, stop: int) -> None:
         self._check_stop(stop)
         for i in range(self._ndropped, stop):
-            place, self.places[i] = self.places[i], None
+            place = self.places[i]
+            self._move(i, None)
             if place is not None:
                 self._files.discard(place.number)
         self._ndropped = stop
 
     def registry(self) -> Registry:
-        """The registry that the records make: everything in it survives a power cut."""
-        entries, places = self._entries, self.places
-        cuts = [entries[i].nsamples if place is None else place.cut for i, place in enumerate(places)]
+        """The registry that the records make, to go on from: everything in it survives a power cut."""
+        return msgspec.structs.replace(self.shown(), entries=Log(self._entries), cuts=Log(self._cuts))
+
+    def shown(self) -> Registry:
+        """As `registry`, to look at only: it shares our memory, and costs the same however long the run is.
+
+        After a file was written anew or dropped the cuts are copied, once.
+        """
+        if self._shown_cuts is None:
+            self._shown_cuts = Log(self._cuts)
         return Registry(
             generation=self.began.generation,
-            entries=Registry().entries.extended(entries),
+            entries=self._entries,
             series=tuple(self._series),
             burn=self._burn[0],
             asked_burn=self._burn[1],
             stored_burn=self._burn[0],
             stored_asked_burn=self._burn[1],
-            cuts=Registry().cuts.extended(cuts),
+            cuts=self._shown_cuts,
             npublished=self._npublished,
             ndropped=self._ndropped,
         )
@@ -245,13 +266,14 @@ class Catalog:
             yield Rewritten(number, self.rewrites.get(number, 0), 0, number in self.filling, [])
 
 
-def replayed(records: Iterable[AnyRecord]) -> Catalog:
+def replayed(records: Iterable[AnyRecord], catalog: Catalog | None = None) -> Catalog:
     """The catalog of the run's last generation.
+
+    `catalog`: what came before these records; it is kept up in place, until one of them begins the run anew.
 
     Raises:
         Damaged: the records contradict each other.
     """
-    catalog: Catalog | None = None
     for record in records:
         if isinstance(record, Began):
             catalog = _begun(record)
@@ -297,7 +319,8 @@ def open_place(disk: Disk, catalog: Catalog, place: Place) -> Reader:
             continue
         is_it = False
         try:
-            is_it = reader.read_head() == head
+            found = reader.read_head()
+            is_it = found == head or (found is None and _has_epoch(reader, began, place))
         finally:
             if not is_it:
                 reader.close()
@@ -305,4 +328,15 @@ def open_place(disk: Disk, catalog: Catalog, place: Place) -> Reader:
             return reader
     raise FileNotFoundError(
         errno.ENOENT, "the file isn't there", str(disk.folder / file_name(began.outfile_fmt, place.number))
+    )
+
+
+def _has_epoch(reader: Reader, began: Began, place: Place) -> bool:
+    """Whether a file whose first bytes are damaged has the epoch all the same."""
+    frame = reader.frame_at(place.base)
+    return frame is not None and (frame.run_id, frame.generation, frame.cut, pack_sums(frame.sums)) == (
+        began.run_id,
+        began.generation,
+        place.cut,
+        place.sums,
     )

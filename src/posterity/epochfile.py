@@ -8,7 +8,7 @@ Up the stream: `layout`. Down the stream: `store` writes files, `snapshot` reads
 """
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -126,17 +126,7 @@ class EpochFile:
 
     def seal(self) -> None:
         """Make it an HDF5 file: append the root group, fill in the superblock. Nothing is synced."""
-        links = [(f"epoch_{index}", address) for index, address in self.groups.items()]
-        attributes = b"".join(
-            [
-                hdf5.text_attribute("posterity_run", self.head.run_id.hex()),
-                hdf5.number_attribute("posterity_format", FORMAT_VERSION),
-                hdf5.number_attribute("generation", self.head.generation),
-                hdf5.number_attribute("number", self.head.number),
-                hdf5.number_attribute("rewrite", self.head.rewrite),
-            ]
-        )
-        root = hdf5.group(links, attributes)
+        root = _encode_root(self.head, self.groups)
         at = align(self.end, 8)
         self.disk.truncate(self._fd, at)
         self.disk.reserve(self._fd, at, len(root))
@@ -254,19 +244,20 @@ class Reader:
                 self._worth_searching -= read_frame_size(self._read(offset + at, FRAME_HEAD)) or 0
                 if self._worth_searching < 0:
                     raise Damaged(f"{self.name} is full of what looks like epochs and isn't")
-                if self._frame_at(offset + at) is not None:
+                if self.frame_at(offset + at) is not None:
                     return offset + at
                 at = data.find(FRAME_MAGIC, at + 1)
         return None
 
     def _frame_from(self, start: int) -> tuple[int, Frame] | None:
         for base in sorted({align(start, 8), align(start, PAGE)}):
-            frame = self._frame_at(base)
+            frame = self.frame_at(base)
             if frame is not None:
                 return base, frame
         return None
 
-    def _frame_at(self, base: int) -> Frame | None:
+    def frame_at(self, base: int) -> Frame | None:
+        """The frame that begins at an offset; None if there is no whole one."""
         size = read_frame_size(self._read(base, FRAME_HEAD))
         if size is None or size > min(self.size - base, _MAX_FRAME):
             return None
@@ -292,8 +283,22 @@ class Reader:
             arrays = [self.read_array(region, i, verify=True) for i in range(len(region.layout.leaves))]
         except Damaged:
             return False
-        head = region.layout.encode_head(base, stamp, arrays, frame.sums)
-        return self._read(base, len(head)) == head
+        return self.has_head(region, stamp, arrays)
+
+    def has_head(self, region: Region, stamp: Stamp, arrays: Sequence[Array]) -> bool:
+        """Whether all that comes before an epoch's large arrays is as it was written, byte by byte."""
+        head = region.layout.encode_head(region.base, stamp, arrays, region.sums)
+        return self._read(region.base, len(head)) == head
+
+    def is_sealed(self, regions: Sequence[tuple[int, Region]]) -> bool:
+        """Whether the superblock and the root group are those of a file with these epochs."""
+        head = self.read_head()
+        if head is None:
+            return False
+        root = _encode_root(head, {index: region.base + region.layout.group_at for index, region in regions})
+        at = align(max((region.base + region.layout.size for _, region in regions), default=_FIRST_REGION), 8)
+        superblock = hdf5.superblock(at, at + len(root))
+        return self._read(0, len(superblock)) == superblock and self._read(at, len(root)) == root
 
     def read_array(self, region: Region, i: int, *, verify: bool) -> Array:
         """Array number `i` of an epoch, in memory of its own.
@@ -362,6 +367,21 @@ class Reader:
     def _read(self, offset: int, nbytes: int) -> bytes:
         data = bytearray(nbytes)
         return bytes(data[: self._disk.read_at(self._fd, offset, memoryview(data))])
+
+
+def _encode_root(head: FileHead, groups: Mapping[int, int]) -> bytes:
+    """The root group; `groups`: where each epoch's group is."""
+    links = [(f"epoch_{index}", address) for index, address in groups.items()]
+    attributes = b"".join(
+        [
+            hdf5.text_attribute("posterity_run", head.run_id.hex()),
+            hdf5.number_attribute("posterity_format", FORMAT_VERSION),
+            hdf5.number_attribute("generation", head.generation),
+            hdf5.number_attribute("number", head.number),
+            hdf5.number_attribute("rewrite", head.rewrite),
+        ]
+    )
+    return hdf5.group(links, attributes)
 
 
 def _encode_head(head: FileHead) -> bytes:

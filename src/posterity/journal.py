@@ -146,6 +146,11 @@ def decode(data: bytes) -> tuple[list[AnyRecord], int]:
         NewerFormat: a later version wrote it.
         Damaged: it isn't a journal, or it was damaged before good records.
     """
+    return _decode_whole(data)[:2]
+
+
+def _decode_whole(data: bytes) -> tuple[list[AnyRecord], int, int]:
+    """As `decode`, and the offset of the last batch."""
     if len(data) < _HEADER.size or data[:8] != _MAGIC:
         raise Damaged(f"{NAME} isn't a journal of posterity: its first bytes are {data[:8]!r}")
     version = _HEADER.unpack_from(data)[1]
@@ -154,21 +159,30 @@ def decode(data: bytes) -> tuple[list[AnyRecord], int]:
     if version < 1:
         raise Damaged(f"{NAME} says that its format is {version}: its header is damaged")
     view = memoryview(data)
-    records, end = _decode_batches(view, 0, _HEADER.size)
-    _refuse_later_batches(data, view, end)
-    return records, end
+    records, end, last = _decode_batches(view, 0, _HEADER.size)
+    at = _later_batch(data, view, 0, end)
+    if at is not None:
+        raise Damaged(
+            f"{NAME} is damaged at offset {end}: good records follow at {at}. The samples are in the files; "
+            f"`posterity.repair` rebuilds it from them"
+        )
+    return records, end, last
 
 
-def _decode_batches(view: memoryview, start: int, offset: int) -> tuple[list[AnyRecord], int]:
-    """The whole batches from `offset` of the file on, and where they end; `start`: where the view is in the file."""
+def _decode_batches(view: memoryview, start: int, offset: int) -> tuple[list[AnyRecord], int, int]:
+    """The whole batches from `offset` of the file on, where they end, and where the last of them begins.
+
+    `start`: where the view is in the file.
+    """
     records: list[AnyRecord] = []
+    last = offset
     while (body := _body_at(view, offset, start)) is not None:
         try:
             records += _decoder.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise Damaged(f"{NAME} holds a record at offset {offset} that makes no sense: {error}") from error
-        offset += _BATCH.size + len(body)
-    return records, offset
+        last, offset = offset, offset + _BATCH.size + len(body)
+    return records, offset, last
 
 
 def _body_at(view: memoryview, offset: int, start: int = 0) -> memoryview | None:
@@ -183,15 +197,22 @@ def _body_at(view: memoryview, offset: int, start: int = 0) -> memoryview | None
     return body
 
 
-def _refuse_later_batches(data: bytes, view: memoryview, end: int) -> None:
-    at = data.find(_MARKER, end + 1)
+def _later_batch(data: bytes, view: memoryview, start: int, end: int) -> int | None:
+    """Where in the file a whole batch follows one at `end` that isn't; `start`: where the view is in the file."""
+    at = data.find(_MARKER, end - start + 1)
     while at != -1:
-        if _body_at(view, at) is not None:
-            raise Damaged(
-                f"{NAME} is damaged at offset {end}: good records follow at {at}. The samples are in the files; "
-                f"move the journal away to have it rebuilt from them"
-            )
+        if _body_at(view, start + at, start) is not None:
+            return start + at
         at = data.find(_MARKER, at + 1)
+    return None
+
+
+def salvage(data: bytes) -> list[AnyRecord]:
+    """The records before the first damage."""
+    try:
+        return _decode_batches(memoryview(data), 0, _HEADER.size)[0]
+    except Damaged:
+        return []
 
 
 class Journal:
@@ -277,33 +298,71 @@ class Follower:
         self._disk = disk
         self._fd: int | None = None
         self._end = 0
+        self._last = (0, b"")
 
     def read_new(self) -> tuple[bool, list[AnyRecord]]:
         """The records since the last time; True with all of them if it is another journal than then.
 
-        A batch that isn't whole is being written: it comes the next time.
+        A batch that isn't whole is being written: it comes the next time. After an error all of it is read anew.
 
         Raises:
             FileNotFoundError: there is no journal.
             Damaged, NewerFormat: see `decode`.
         """
+        # By its name each time: another one may have taken its place, and a network file system asks the server then.
         fd = self._disk.open(NAME)
-        if self._fd is not None and self._disk.is_same(fd, self._fd):
+        try:
+            new = self._read_on(fd)
+            records = self._read_all(fd) if new is None else new
+        except BaseException:
             self._disk.close(fd)
-            data = self._read(self._fd, self._end)
-            records, self._end = _decode_batches(memoryview(data), self._end, self._end)
-            return False, records
-        self.close()
-        self._fd = fd  # kept open: as long as it is, no other journal can look like this one
-        records, self._end = decode(self._read(fd, 0))
-        return True, records
+            self.close()
+            raise
+        before, self._fd = self._fd, fd  # kept open: as long as it is, no other journal can look like this one
+        if before is not None:
+            self._disk.close(before)
+        return new is None, records
 
-    def _read(self, fd: int, start: int) -> bytes:
-        data = bytearray(max(0, self._disk.size(fd) - start))
+    def _read_on(self, fd: int) -> list[AnyRecord] | None:
+        """The records since the last time; None if it is another journal, or isn't as it was."""
+        at, head = self._last
+        if not self._is_known(fd) or self._read(fd, at, len(head)) != head:
+            return None
+        data = self._read(fd, self._end)
+        view = memoryview(data)
+        records, end, last = _decode_batches(view, self._end, self._end)
+        if _later_batch(data, view, self._end, end) is not None:
+            return None  # it is damaged, or was cut off and went on while it was read
+        if end > self._end:
+            self._note(data, self._end, end, last)
+        return records
+
+    def _is_known(self, fd: int) -> bool:
+        try:
+            return self._fd is not None and self._disk.is_same(fd, self._fd)
+        except OSError:
+            return False  # on a network file system: somebody else took the old one away
+
+    def _read_all(self, fd: int) -> list[AnyRecord]:
+        data = self._read(fd, 0)
+        records, end, last = _decode_whole(data)
+        self._note(data, 0, end, last)
+        return records
+
+    def _note(self, data: bytes, start: int, end: int, last: int) -> None:
+        self._end = end
+        self._last = (last, data[last - start :][: _BATCH.size])
+
+    def _read(self, fd: int, start: int, most: int | None = None) -> bytes:
+        there = max(0, self._disk.size(fd) - start)
+        data = bytearray(there if most is None else min(there, most))
         return bytes(data[: self._disk.read_at(fd, start, memoryview(data))])
 
     def close(self) -> None:
-        """Let go of the file; idempotent."""
-        if self._fd is not None:
-            self._disk.close(self._fd)
-            self._fd = None
+        """Let go of the file, and forget what was read; idempotent."""
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            self._disk.close(fd)
+
+    def __del__(self) -> None:
+        self.close()

@@ -178,6 +178,39 @@ def _pass_lost(catalog: Catalog, frame: Frame, known: Catalog | None) -> None:
         catalog.apply(Passed(index, catalog.nsamples, nsamples))
 
 
+def take_in_rewritten(disk: Disk, catalog: Catalog, names: list[str]) -> bool:
+    """Learn from files that were written anew when; returns whether there are any that the journal doesn't know.
+
+    Such a file got its name after the record of it was synced. So a record that isn't there was damaged since.
+    """
+    began, found = catalog.began, False
+    for name in candidates(names, began.outfile_fmt):
+        head = head_of(disk, name)
+        if head is None or (head.run_id, head.generation) != (began.run_id, began.generation):
+            continue
+        indices = [i for i, place in enumerate(catalog.places) if place is not None and place.number == head.number]
+        if not indices or head.rewrite <= catalog.rewrites.get(head.number, 0):
+            continue
+        frames, _ = _frames(disk, began, Source(name, head))
+        _rewrite(catalog, Source(name, head), {frame.epoch: (base, frame) for base, frame in frames}, indices)
+        found = True
+    return found
+
+
+def _rewrite(catalog: Catalog, source: Source, frames: dict[int, tuple[int, Frame]], indices: list[int]) -> None:
+    places: list[Place | None] = []
+    for index in range(indices[0], indices[-1] + 1):
+        place = None
+        if index in frames:
+            for record in stored_records(catalog, source.head.number, source.head.rewrite, *frames[index]):
+                if isinstance(record, Stored):
+                    place = record.place
+                else:
+                    catalog.apply(record)
+        places.append(place)
+    catalog.apply(Rewritten(source.head.number, source.head.rewrite, indices[0], source.name.startswith("."), places))
+
+
 def stored_records(catalog: Catalog, number: int, rewrite: int, base: int, frame: Frame) -> list[AnyRecord]:
     """What the journal should have said of an epoch that was found in a file."""
     records: list[AnyRecord] = []

@@ -18,7 +18,7 @@ from .epochfile import FileHead, Reader
 from .errors import ForeignFiles
 from .journal import Published
 from .options import DEFAULT_FMT, Options, file_name, file_pattern
-from .rebuild import head_of, numbered, rebuilt, stored_records
+from .rebuild import head_of, numbered, rebuilt, stored_records, take_in_rewritten
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +49,9 @@ def find_run(disk: Disk, options: Options) -> Found:
     else:
         records, end = journal.decode(data)
         catalog, unsynced = replayed(records), []
+        if end < len(data) and take_in_rewritten(disk, catalog, names):
+            logger.warning("%s: the journal's last record is damaged; files say what was in it", disk.folder)
+            end = None
     if catalog is None:
         fmt = options.outfile_fmt or DEFAULT_FMT
         _refuse_foreign(disk, fmt, numbered(names, fmt))

@@ -334,7 +334,7 @@ class _Shelves:
             assert catalog is not None
             place = catalog.places[index]
             if place is None or place.cut > start:
-                raise shelf.gone(f"epoch {index} was burned since")
+                raise shelf.gone(f"epoch {index} was burned since, or is in no file")
             try:
                 return _Source(None, catalog.region(place), self._reader(catalog, place), place.cut)
             except FileNotFoundError as error:
