@@ -31,16 +31,19 @@ def epochs():
         first += nsamples
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """A run of five epochs in three files, closed."""
-    folder = tmp_path_factory.mktemp("damage") / "run"
+def write(folder):
     with DefaultBackend(outdir=folder, epochs_per_file=2) as backend:
         for epoch in epochs():
             backend.ingest(epoch)
         backend.flush()
         backend.set_burn(BURN)
     return folder
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run of five epochs in three files, closed."""
+    return write(tmp_path_factory.mktemp("damage") / "run")
 
 
 @pytest.fixture

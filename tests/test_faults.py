@@ -44,24 +44,29 @@ FAULTS = {
 }
 
 
+def check_failing(folder, fault, at, options):
+    """Run the workload on a disk whose call number `at` fails; returns how many calls it makes."""
+    disk = FaultyDisk(folder, fault, at)
+    with backend_on(disk, retry_after_s=0.001, **options) as backend:
+        work(backend)
+        np.testing.assert_array_equal(backend.get_samples(verify=True)["p"], samples(len(LENGTHS), BURN))
+    nepochs, burn, found = read_again(disk.folder)
+    assert (nepochs, burn) == (len(LENGTHS), BURN)
+    np.testing.assert_array_equal(found["p"], samples(len(LENGTHS), BURN))
+    check_files(disk.folder)
+    return disk.ncalls
+
+
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
 @pytest.mark.parametrize(("epochs_per_file", "inmem_epochs"), GROUPINGS)
 @pytest.mark.timeout(300)
 def test_any_one_call_may_fail(tmp_path, fault, epochs_per_file, inmem_epochs, caplog):
     """Whichever call of the writer fails, it goes on by itself, and each epoch is written exactly once."""
     caplog.set_level("CRITICAL")
-    options = {"epochs_per_file": epochs_per_file, "inmem_epochs": inmem_epochs, "retry_after_s": 0.001}
+    options = {"epochs_per_file": epochs_per_file, "inmem_epochs": inmem_epochs}
     at, ncalls = 0, 1
     while at <= ncalls:
-        disk = FaultyDisk(tmp_path / f"run-{at}", fault, at)
-        with backend_on(disk, **options) as backend:
-            work(backend)
-            np.testing.assert_array_equal(backend.get_samples(verify=True)["p"], samples(len(LENGTHS), BURN))
-        ncalls = disk.ncalls
-        nepochs, burn, found = read_again(disk.folder)
-        assert (nepochs, burn) == (len(LENGTHS), BURN)
-        np.testing.assert_array_equal(found["p"], samples(len(LENGTHS), BURN))
-        check_files(disk.folder)
+        ncalls = check_failing(tmp_path / f"run-{at}", fault, at, options)
         at += 1
     assert at > 100
 
@@ -83,21 +88,25 @@ def killed(outdir, epochs_per_file, inmem_epochs, at):
     return max(durable, default=(0, 0)), next((int(n) for what, n in told if what == "calls"), None)
 
 
+def check_killed(outdir, epochs_per_file, inmem_epochs, at):
+    """Kill the workload at a call: what was durable is there, and it goes on to the same end."""
+    (nepochs, burn), _ = killed(outdir, epochs_per_file, inmem_epochs, at)
+    if outdir.exists():
+        found_epochs, found_burn, found = read_again(outdir)
+        assert found_epochs >= nepochs
+        assert found_burn >= burn
+        expected = samples(found_epochs, found_burn) if found_epochs else np.empty((2, 2, 0))
+        np.testing.assert_array_equal(np.empty((2, 2, 0)) if found is None else found["p"], expected)
+        check_files(outdir)
+    assert killed(outdir, epochs_per_file, inmem_epochs, 0)[0] == (len(LENGTHS), BURN)
+    np.testing.assert_array_equal(read_again(outdir)[2]["p"], samples(len(LENGTHS), BURN))
+    check_files(outdir)
+
+
 @pytest.mark.parametrize(("epochs_per_file", "inmem_epochs"), GROUPINGS[:2])
 @pytest.mark.timeout(300)
 def test_the_process_may_be_killed_at_any_call(tmp_path, epochs_per_file, inmem_epochs):
     """What was durable is there, the rest up to some whole epoch; the run goes on to the same end."""
     _, ncalls = killed(tmp_path / "whole", epochs_per_file, inmem_epochs, 0)
     for at in range(2, ncalls, 9):
-        outdir = tmp_path / f"run-{at}"
-        (nepochs, burn), _ = killed(outdir, epochs_per_file, inmem_epochs, at)
-        if outdir.exists():
-            found_epochs, found_burn, found = read_again(outdir)
-            assert found_epochs >= nepochs
-            assert found_burn >= burn
-            expected = samples(found_epochs, found_burn) if found_epochs else np.empty((2, 2, 0))
-            np.testing.assert_array_equal(np.empty((2, 2, 0)) if found is None else found["p"], expected)
-            check_files(outdir)
-        assert killed(outdir, epochs_per_file, inmem_epochs, 0)[0] == (len(LENGTHS), BURN)
-        np.testing.assert_array_equal(read_again(outdir)[2]["p"], samples(len(LENGTHS), BURN))
-        check_files(outdir)
+        check_killed(tmp_path / f"run-{at}", epochs_per_file, inmem_epochs, at)

@@ -127,6 +127,28 @@ class Workload:
         self.disk.fail(ncalls, code)
 
 
+def random_options(rng):
+    return {"epochs_per_file": rng.randint(1, 3), "inmem_epochs": rng.randint(0, 2)}
+
+
+def random_workload(rng):
+    """Options and deeds, where hypothesis isn't there to make them."""
+    makes = {
+        "ingest": lambda: (rng.choice([1, 2, 3, 3, 4, 5, LARGE]),),
+        "step": tuple,
+        "settle": tuple,
+        "burn": lambda: (rng.randint(1, 9),),
+        "flush": lambda: (rng.random() < 0.5,),
+        "clean": tuple,
+        "reset": tuple,
+        "reopen": lambda: (random_options(rng),),
+        "killed": lambda: (rng.randint(0, 30), random_options(rng)),
+        "failing": lambda: (rng.randint(0, 30), rng.choice([errno.EIO, errno.ENOSPC, errno.EDQUOT])),
+    }
+    names = rng.choices([*["ingest"] * 4, *makes], k=rng.randint(4, 16))
+    return random_options(rng), [*((name, *makes[name]()) for name in names), ("flush", False)]
+
+
 def lengths_of(registry):
     return [entry.nsamples for entry in registry.entries[: registry.next_index]]
 
@@ -145,18 +167,26 @@ class Checker:
         self._seen = set()
         self._good_files = set()
 
-    def check_all(self, log, disk, nrandom=1):
-        for cut in power_cuts(log, disk.base, self.rng, nrandom):
+    def check_all(self, log, disk):
+        for cut in self.new_cuts(log, disk):
             self.check(cut)
 
+    def new_cuts(self, log, disk):
+        """The states that weren't looked at yet."""
+        return filter(self._is_new, power_cuts(log, disk.base, self.rng, 1))
+
+    def _is_new(self, cut):
+        durable = [what for what in cut.told if isinstance(what, Durable)][-1:]
+        files = sorted((name, xxhash.xxh3_64_intdigest(data)) for name, data in cut.files.items())
+        key = repr((durable, files))
+        is_new = key not in self._seen
+        self._seen.add(key)
+        return is_new
+
     def check(self, cut, *, is_nested=False):
+        self.nstates += 1
         durable = [what for what in cut.told if isinstance(what, Durable)]
         asked = [what for what in cut.told if isinstance(what, Asked)]
-        key = (durable[-1:] and durable[-1], frozenset((n, xxhash.xxh3_64_intdigest(d)) for n, d in cut.files.items()))
-        if repr(key[0]) + repr(sorted(key[1])) in self._seen:
-            return
-        self._seen.add(repr(key[0]) + repr(sorted(key[1])))
-        self.nstates += 1
         for name, data in cut.files.items():
             if name.startswith("epochs_"):
                 self.check_file(name, data)
@@ -168,7 +198,9 @@ class Checker:
         if not is_nested and opened and self.rng.random() < 0.2:
             del disk.log[opened:]
             for again in power_cuts(disk.log, disk.base, self.rng, 0):
-                self.check(again._replace(told=cut.told), is_nested=True)
+                nested = again._replace(told=cut.told)
+                if self._is_new(nested):
+                    self.check(nested, is_nested=True)
 
     def check_run(self, run, durable, asked):
         if run.store.catalog is None:

@@ -80,7 +80,9 @@ class Writer(EndListener):
             await self._io.run(self._store.close)
             self._ledger.note_closed()
         except Exception as error:  # the top of the writer: whatever it is, somebody must hear of it
-            logger.critical("the writer of %s broke", self._store.disk.folder, exc_info=True)
+            is_foreseen = isinstance(error, OSError)  # the disk failed to the end; a traceback would say no more
+            what = "gave up" if is_foreseen else "broke"
+            logger.critical("the writer of %s %s: %s", self._store.disk.folder, what, error, exc_info=not is_foreseen)
             self._ledger.note_broken(error)
             self._report_if_lost(error)
             await self._io.run(self._store.close)
