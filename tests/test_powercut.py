@@ -4,6 +4,7 @@ import errno
 import io
 import logging
 import random
+import sys
 from typing import NamedTuple
 
 import h5py
@@ -272,6 +273,15 @@ def compacting(monkeypatch):
     monkeypatch.setattr(store, "_is_long", lambda catalog: catalog.nrecords > 6 + 2 * len(catalog.places))
     yield
     logging.getLogger("posterity").setLevel(logging.NOTSET)
+
+
+@pytest.fixture(autouse=True)
+def untraced():
+    """Coverage has seen the code elsewhere, and would double the time that this takes."""
+    tracer = sys.gettrace()
+    sys.settrace(None)
+    yield
+    sys.settrace(tracer)
 
 
 def done(options, deeds):
