@@ -1,12 +1,14 @@
-"""What every test gets: a small hypothesis profile, and a look at what it left behind."""
+"""What every test gets: a small hypothesis profile, and a look at what it left behind and whether it held up its loop."""
 
 import gc
+import inspect
 import threading
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from loop_watch import LoopWatch
 from posterity.disk import Disk
 
 settings.register_profile(
@@ -53,6 +55,25 @@ def nothing_left_behind():
     left_files = dict(set(_open_files().items()) - set(files.items()))
     assert not left_threads, f"threads left behind: {sorted(thread.name for thread in left_threads)}"
     assert not left_files, f"files left open: {left_files}"
+
+
+@pytest.fixture(autouse=True)
+def loop_watch(request, monkeypatch):
+    """Fail a test in whose event loop code of ours waited, touched the disk, or took long."""
+    test = getattr(request.node, "obj", None)
+    by_hypothesis = getattr(test, "hypothesis", None)
+    function = by_hypothesis.inner_test if by_hypothesis else test
+    watch = LoopWatch()
+    if not inspect.iscoroutinefunction(function):
+        yield watch
+        return
+    watch.install(monkeypatch)
+    if by_hypothesis:
+        monkeypatch.setattr(by_hypothesis, "inner_test", watch.around(function))
+    else:
+        monkeypatch.setattr(request.node, "obj", watch.around(function))
+    yield watch
+    assert not watch.found, "\n".join(watch.found)
 
 
 @pytest.fixture

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 import faulty
-from faulty import BURN, LENGTHS, FaultyDisk, backend_on, samples, work, write_half
-from posterity import DefaultBackend
+from faulty import BURN, LENGTHS, FaultyDisk, backend_on, epoch, persistently, samples, work, write_half
+from posterity import DefaultBackend, SnapshotExpired, open_run
+from posterity.disk import Disk
 
 GROUPINGS = [(1, 0), (3, 1), (2, 2)]
 
@@ -110,3 +111,91 @@ def test_the_process_may_be_killed_at_any_call(tmp_path, epochs_per_file, inmem_
     _, ncalls = killed(tmp_path / "whole", epochs_per_file, inmem_epochs, 0)
     for at in range(2, ncalls, 9):
         check_killed(tmp_path / f"run-{at}", epochs_per_file, inmem_epochs, at)
+
+
+# ---- what a reader sees meanwhile ------------------------------------------------------------------------------------
+
+
+class LateSync(Disk):
+    """A disk on which the journal's next sync fails, after somebody looked."""
+
+    code = 0
+    look = staticmethod(lambda: None)
+
+    def sync_data(self, fd):
+        if self.code:
+            code, self.code = self.code, 0
+            self.look()
+            raise OSError(code, os.strerror(code))
+        super().sync_data(fd)
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
+@pytest.mark.parametrize("nbefore", [1, 3], ids=["same file", "new file"])
+def test_a_record_that_was_never_synced_may_be_seen(tmp_path, code, nbefore):
+    """A reader that saw an epoch whose record never was synced gets its numbers, or an error; never those of another."""
+    disk = LateSync(tmp_path / "run")
+    with backend_on(disk, epochs_per_file=3, retry_after_s=0.001) as backend:
+        for index in range(nbefore):
+            backend.ingest(epoch(index))
+            backend.flush()
+        first = sum(LENGTHS[:nbefore])
+        with open_run(disk.folder) as run:
+            seen = []
+
+            def look():
+                seen.append(run.snapshot())
+                backend.set_burn(first + 1)  # what is tried next is another epoch
+
+            disk.look, disk.code = look, code
+            backend.ingest(epoch(nbefore))
+            persistently(backend.flush)
+            backend.ingest(epoch(nbefore + 1))
+            backend.flush()
+            assert seen[0].nepochs == nbefore + 1
+            with seen[0] as snapshot, pytest.raises(SnapshotExpired):
+                snapshot.get(nbefore)
+            np.testing.assert_array_equal(run.get_samples()["p"], samples(nbefore + 2, first + 1))
+
+
+# ---- epochs that never come from their device ------------------------------------------------------------------------
+
+
+class LostArray:
+    """An array of a device whose computation failed."""
+
+    shape, dtype, nbytes, ndim, size = (2, 2, 3), np.dtype(float), 96, 3, 12
+
+    def is_ready(self):
+        return False
+
+    def __array__(self, dtype=None, copy=None):
+        raise RuntimeError("out of memory on the device")
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from faulty import LENGTHS, backend_on, epoch
+from test_faults import LostArray
+from posterity import DefaultBackend, SnapshotExpired, open_run
+from posterity.disk import Disk
+
+backend = DefaultBackend(outdir=sys.argv[1], epochs_per_file=2, inmem_epochs=9)
+for index in range(3):
+    backend.ingest(epoch(index))
+backend.ingest_dict({**epoch(3), "samples": {"p": LostArray()}}, copy=False)
+"""
+
+
+def test_epochs_before_one_that_never_comes_are_stored(tmp_path):
+    """An epoch that can't be fetched is named, the process ends with 74, and the epochs before it are on disk."""
+    command = [sys.executable, "-c", SCRIPT, str(tmp_path / "run"), str(Path(__file__).parent)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 74, done.stderr
+    assert "1 epochs of" in done.stderr
+    assert "out of memory on the device" in done.stderr
+    nepochs, _, found = read_again(tmp_path / "run")
+    assert nepochs == 3
+    np.testing.assert_array_equal(found["p"], samples(3, 0))

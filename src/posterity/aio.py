@@ -5,29 +5,35 @@ Being cancelled, by an anyio scope or by asyncio itself, leaves a call as if it 
 """
 
 import os
+import threading
 from collections.abc import AsyncIterator
 from functools import partial
-from types import TracebackType
+from types import NoneType, TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 import anyio
+import msgspec
+import numpy as np
 from anyio.lowlevel import checkpoint
 
-from .aioreads import AsyncReads, AsyncSnapshot, Readers
-from .epoch import EpochDict, Prepared
+from .aioreads import AsyncReads, AsyncSnapshot, Readers, in_thread
+from .epoch import EpochDict
 from .errors import Closed
 from .options import Options, parse_options
 from .receipts import Receipt
+from .room import Ticket
 from .service import Service, caller
 from .snapshot import Snapshot
 from .status import Status
-from .waiting import until
+from .tree import Array
+from .waiting import Loop, is_in_loop, until
 
 if TYPE_CHECKING:
     from .backend import DefaultBackend
 
 EpochT = TypeVar("EpochT")
-_COPIED_IN_LOOP_BYTES = 1 << 22  # about a millisecond's copy
+_QUICK_BYTES = 1 << 22  # about a millisecond's copy
+_OBJECT_BYTES = 1 << 14  # what a Python object costs when it is taken apart, as bytes to copy
 
 
 class AsyncBackend(AsyncReads[EpochT]):
@@ -38,7 +44,8 @@ class AsyncBackend(AsyncReads[EpochT]):
         async with AsyncBackend(outdir="my_run") as backend:
             await backend.ingest(epoch)
 
-    One more option, `reader_threads`: how many reads may be under way at once.
+    One more option, `reader_threads`: how many reads may be under way at once, each in a thread. Large epochs are
+    copied in threads too, as many again, so that ingesting never waits for reads.
 
     Raises:
         UnknownOption, TypeError, ValueError: at once; see `DefaultBackend`.
@@ -53,6 +60,7 @@ class AsyncBackend(AsyncReads[EpochT]):
         self._options = options
         self._opened = service
         self._readers = Readers(options.reader_threads)
+        self._copiers = Readers(options.reader_threads, abandons=False)
 
     @classmethod
     def _of(cls, service: Service) -> "AsyncBackend[Any]":
@@ -72,19 +80,25 @@ class AsyncBackend(AsyncReads[EpochT]):
         if self._opened is None:
             opening = _Opening(self._options, self._where)
             try:
-                self._opened = await self._readers.run(opening.run)
+                self._opened = await in_thread(opening.run)
             finally:
                 if self._opened is None:
                     opening.abandon()
             self._opened.add_face(self)
+            if self._options.flush_on_sigterm:
+                self._opened.flush_on_sigterm()  # here, as signals are handled in the main thread only
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._opened is not None and self._opened.is_of_this_process:
-            with anyio.CancelScope(shield=True):
-                await self.aclose()
+        if self._opened is None or not self._opened.is_of_this_process:
+            return
+        if kind is GeneratorExit and not is_in_loop():  # it was closed under us, and nothing can be waited for
+            self._opened.ask_close_later()
+            return
+        with anyio.CancelScope(shield=True):
+            await self.aclose()
 
     def __repr__(self) -> str:
         if self._opened is None:
@@ -101,7 +115,7 @@ class AsyncBackend(AsyncReads[EpochT]):
     # ---- handing over --------------------------------------------------------------------------------------------
 
     async def ingest(self, epoch: object, eind: int = -1, *, timeout_s: float | None = None) -> Self:
-        """See `DefaultBackend.ingest`. Large copies are made in a thread."""
+        """See `DefaultBackend.ingest`. What takes long is done in a thread, for large epochs the copying too."""
         await self._ingest(epoch, eind, copy=True, timeout_s=timeout_s)
         return self
 
@@ -113,32 +127,40 @@ class AsyncBackend(AsyncReads[EpochT]):
     async def _ingest(self, epoch: object, eind: int, *, copy: bool, timeout_s: float | None) -> None:
         service, ledger = self._service, self._service.ledger
         await checkpoint()
-        if isinstance(epoch, dict):
-            prepared = service.prepare(epoch, eind)
-        else:  # a file is read, and to_backend may wait for a device
-            prepared = await self._readers.run(partial(service.prepare, epoch, eind))
-        ticket = ledger.ask_room(prepared.nbytes)
+        is_quick = isinstance(epoch, dict) and _is_quick(epoch, copy=copy)
+        prepare = partial(service.prepare, epoch, eind)
+        if is_quick:
+            prepared = prepare()
+        else:
+            threads = self._readers if isinstance(epoch, (str, os.PathLike)) else self._copiers
+            prepared = await threads.run(prepare)
+        ticket = ledger.ask_room(prepared.nbytes, Loop().is_open)
         try:
-            waited_s = 0.0
-            if not ledger.has_room(ticket):
-                if service.options.on_full == "raise":
-                    raise ledger.full_error()
-                start = anyio.current_time()
-                with anyio.move_on_after(timeout_s):
-                    await until(ledger, partial(ledger.has_room, ticket))
-                if not ledger.has_room(ticket):
-                    raise ledger.full_error()
-                waited_s = anyio.current_time() - start
-            if _is_large(prepared, copy=copy):
-                held = await self._readers.run(partial(service.own, prepared, copy=copy))
-            else:
-                held = service.own(prepared, copy=copy)
+            waited_s = await self._wait_for_room(ticket, timeout_s)
+            own = partial(service.own, prepared, copy=copy)
+            held = own() if is_quick else await self._copiers.run(own)
             service.hand_over(ticket, prepared, held, copy=copy, waited_s=waited_s)
         finally:
             ledger.give_up(ticket)
 
+    async def _wait_for_room(self, ticket: Ticket, timeout_s: float | None) -> float:
+        """Returns how long that took, in seconds."""
+        ledger = self._service.ledger
+        if ledger.has_room(ticket):
+            return 0.0
+        start = anyio.current_time()
+        if self._options.on_full == "wait":
+            with anyio.move_on_after(timeout_s):
+                await until(ledger, partial(ledger.has_room, ticket))
+        if not ledger.has_room(ticket):
+            raise ledger.full_error()
+        return anyio.current_time() - start
+
     def ingest_nowait(self, epoch: object, copy: bool = True) -> Receipt:
-        """See `DefaultBackend.ingest_nowait`; what the receipt promises can be awaited."""
+        """See `DefaultBackend.ingest_nowait`; what the receipt promises can be awaited.
+
+        The copy is made here and now: for a large epoch use `ingest`, or `copy=False`.
+        """
         return self._service.ingest_nowait(epoch, copy=copy)
 
     # ---- burning -------------------------------------------------------------------------------------------------
@@ -181,6 +203,10 @@ class AsyncBackend(AsyncReads[EpochT]):
     def _snapshot(self) -> Snapshot[Any]:
         return self._service.snapshot()
 
+    async def _take_snapshot(self) -> Snapshot[Any]:
+        await checkpoint()
+        return self._service.snapshot()
+
     def updates(self, min_samples: int = 1) -> "AsyncIterator[AsyncSnapshot[EpochT]]":
         """See `DefaultBackend.updates`: `async for snapshot in backend.updates()`."""
         return _Updates(self._service, self._readers, min_samples)
@@ -210,7 +236,7 @@ class AsyncBackend(AsyncReads[EpochT]):
         service.ask_close()
         with anyio.move_on_after(timeout_s):
             await until(ledger, lambda: ledger.state.is_over)
-        await self._readers.run(partial(service.check_closed, timeout_s))
+        await in_thread(partial(service.check_closed, timeout_s))
 
 
 class _Updates(Generic[EpochT]):
@@ -232,11 +258,14 @@ class _Updates(Generic[EpochT]):
         await until(ledger, lambda: ledger.has_news(self._seen, self._min_samples))
         if ledger.state.is_over:
             raise StopAsyncIteration
-        given: AsyncSnapshot[EpochT] = AsyncSnapshot(self._service.snapshot(), self._readers)  # type: ignore[arg-type]
-        registry = given.registry
+        try:
+            snapshot: Snapshot[Any] = self._service.snapshot()
+        except Closed:  # just now
+            raise StopAsyncIteration from None
+        registry = snapshot.registry
         self._seen = (registry.generation, registry.nsamples, registry.burn)
-        self._given = given
-        return given
+        self._given = AsyncSnapshot(snapshot, self._readers)
+        return self._given
 
     def _let_go(self) -> None:
         if self._given is not None:
@@ -252,7 +281,9 @@ class _Opening:
     """Opens a run in a thread that may outlive the task that asked: then the run is closed again."""
 
     def __init__(self, options: Options, where: str) -> None:
-        self._options = options
+        if options.flush_on_sigterm and threading.current_thread() is not threading.main_thread():
+            raise ValueError("flush_on_sigterm needs the backend to be opened in the main thread")
+        self._options = msgspec.structs.replace(options, flush_on_sigterm=False)  # not for the thread that opens it
         self._where = where
         self._service: Service | None = None
         self._is_abandoned = False
@@ -266,9 +297,33 @@ class _Opening:
     def abandon(self) -> None:
         self._is_abandoned = True
         if self._service is not None:
-            self._service.ask_close()
+            self._service.ask_close_later()
 
 
-def _is_large(prepared: Prepared, *, copy: bool) -> bool:
-    """Whether taking the epoch over would hold the caller's loop up."""
-    return prepared.nbytes > _COPIED_IN_LOOP_BYTES and (copy or not prepared.is_contiguous)
+def _is_quick(epoch: EpochDict, *, copy: bool) -> bool:
+    """Whether taking an epoch over holds the caller's loop up for no more than about a millisecond."""
+    left = _QUICK_BYTES
+    found: list[object] = [epoch]
+    while found and left > 0:
+        value = found.pop()
+        left -= _OBJECT_BYTES
+        if isinstance(value, np.ndarray):
+            left -= _copied_bytes(value, copy=copy)
+        elif isinstance(value, (dict, list, tuple)):
+            if len(value) * _OBJECT_BYTES > left:
+                return False
+            found += value.values() if isinstance(value, dict) else value
+        elif isinstance(value, (str, bytes)):
+            left -= len(value)
+        elif not isinstance(value, (bool, int, float, complex, np.generic, NoneType)):
+            return False  # an array of a device, which may have to be waited for
+    return left > 0
+
+
+def _copied_bytes(array: Array, *, copy: bool) -> int:
+    """What taking an array over costs, as bytes to copy: text is encoded, and what isn't contiguous is slow to read."""
+    if array.dtype.kind == "U":
+        return array.size * _OBJECT_BYTES // 8
+    if not array.flags.c_contiguous:
+        return 4 * array.nbytes
+    return array.nbytes if copy else 0

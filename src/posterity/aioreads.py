@@ -4,8 +4,11 @@ Up the stream: `snapshot`. Down the stream: `aio`, `run`.
 """
 
 import os
+import threading
 import weakref
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
+from functools import partial
+from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
 import anyio
@@ -18,25 +21,66 @@ from .selection import Mask
 from .selection import flatten_samples as flatten_arrays
 from .snapshot import Snapshot, read_epoch
 from .tree import Array
+from .waiting import Loop, is_in_loop
 
 T = TypeVar("T")
 EpochT = TypeVar("EpochT")
 
 
 class Readers:
-    """Threads for what takes long, at most so many at a time in each event loop."""
+    """Threads for what takes long, at most so many at a time in each event loop.
 
-    def __init__(self, most: int) -> None:
+    `abandons`: a call that is cancelled returns at once, and its thread goes on for nobody, in its place. Otherwise it
+    returns when the thread has ended, unless asyncio cancels the task behind anyio's back.
+    """
+
+    def __init__(self, most: int, *, abandons: bool = True) -> None:
         self._most = most
-        self._limiters: weakref.WeakKeyDictionary[object, anyio.CapacityLimiter] = weakref.WeakKeyDictionary()
+        self._abandons = abandons
+        self._free: weakref.WeakKeyDictionary[object, anyio.Semaphore] = weakref.WeakKeyDictionary()
 
     async def run(self, call: Callable[[], T]) -> T:
         """Call something in a thread, and await its result."""
-        loop = current_token().native_token
-        limiter = self._limiters.get(loop)
-        if limiter is None:
-            limiter = self._limiters[loop] = anyio.CapacityLimiter(self._most)
-        return await anyio.to_thread.run_sync(call, limiter=limiter)
+        native = current_token().native_token
+        free = self._free.get(native)
+        if free is None:
+            free = self._free[native] = anyio.Semaphore(self._most, fast_acquire=True)
+        await free.acquire()
+        place = _Place(free)
+        try:
+            return await in_thread(partial(place.run, call), abandons=self._abandons)
+        finally:
+            place.leave()
+
+
+class _Place:
+    """A place among the readers: of a task, and of the thread that works for it. Who comes last gives it back."""
+
+    def __init__(self, free: anyio.Semaphore) -> None:
+        self._free = free
+        self._loop = Loop()
+        self._begun = threading.Lock()  # both are flags that one can raise: no finaliser could wait for them
+        self._ended = threading.Lock()
+
+    def run(self, call: Callable[[], T]) -> T:
+        """In the thread."""
+        if not self._begun.acquire(blocking=False):
+            raise RuntimeError("nobody waits for this any more")
+        try:
+            return call()
+        finally:
+            if not self._ended.acquire(blocking=False):
+                self._loop.call(self._free.release)
+
+    def leave(self) -> None:
+        """In the task."""
+        if self._begun.acquire(blocking=False) or not self._ended.acquire(blocking=False):
+            self._free.release()
+
+
+async def in_thread(call: Callable[[], T], *, abandons: bool = False) -> T:
+    """Call something in a thread that nobody else waits for."""
+    return await anyio.to_thread.run_sync(call, abandon_on_cancel=abandons, limiter=anyio.CapacityLimiter(1))
 
 
 class AsyncSnapshot(Generic[EpochT]):
@@ -49,8 +93,11 @@ class AsyncSnapshot(Generic[EpochT]):
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(self, *_: object) -> None:
-        self.release()
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not GeneratorExit or is_in_loop():  # else the snapshot is about to be finalised too
+            self.release()
 
     def __repr__(self) -> str:
         return repr(self._snapshot).replace("<", "<Async", 1)
@@ -114,7 +161,7 @@ class AsyncSnapshot(Generic[EpochT]):
 class AskedSnapshot(Generic[EpochT]):
     """A snapshot that was asked for: it is awaited, or entered with `async with`."""
 
-    def __init__(self, take: Callable[[], Snapshot[EpochT]], readers: Readers) -> None:
+    def __init__(self, take: Callable[[], Awaitable[Snapshot[EpochT]]], readers: Readers) -> None:
         self._take = take
         self._readers = readers
         self._given: AsyncSnapshot[EpochT] | None = None
@@ -123,16 +170,17 @@ class AskedSnapshot(Generic[EpochT]):
         return self._give().__await__()
 
     async def _give(self) -> AsyncSnapshot[EpochT]:
-        await checkpoint()
-        return AsyncSnapshot(self._take(), self._readers)
+        return AsyncSnapshot(await self._take(), self._readers)
 
     async def __aenter__(self) -> AsyncSnapshot[EpochT]:
         self._given = await self._give()
         return self._given
 
-    async def __aexit__(self, *_: object) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._given is not None:
-            self._given.release()
+            await self._given.__aexit__(kind, error, trace)
 
 
 class AsyncReads(Generic[EpochT]):
@@ -143,12 +191,16 @@ class AsyncReads(Generic[EpochT]):
     def _snapshot(self) -> Snapshot[Any]:
         raise NotImplementedError
 
+    async def _take_snapshot(self) -> Snapshot[Any]:
+        """Take a snapshot where that may wait for a disk: in a thread."""
+        return await self._readers.run(self._snapshot)
+
     def snapshot(self) -> "AskedSnapshot[EpochT]":
         """The run at this moment: `async with backend.snapshot() as snapshot`, or await it and `release` it.
 
         Every ingest that returned before is in it.
         """
-        return AskedSnapshot(self._snapshot, self._readers)
+        return AskedSnapshot(self._take_snapshot, self._readers)
 
     async def _read(self, call: Callable[[Snapshot[Any]], T]) -> T:
         """Read from the run as it is now; the snapshot is let go in the thread, whatever becomes of the caller."""
@@ -205,5 +257,8 @@ class AsyncReads(Generic[EpochT]):
         pars: Sequence[str] | None = None,
     ) -> EpochT:
         """See `DefaultBackend.load_epoch`."""
-        data = await cls.read_epoch(fn, iepoch)
-        return to_epoch(data, eclass, pars, ())  # type: ignore[return-value]  # the caller's word
+
+        def load() -> object:
+            return to_epoch(read_epoch(fn, iepoch), eclass, pars, ())
+
+        return await anyio.to_thread.run_sync(load)  # type: ignore[arg-type]  # the caller's word

@@ -65,7 +65,7 @@ def verify(outdir: str | os.PathLike[str]) -> Findings:
     disk = Disk(Path(os.fsdecode(outdir)))
     if not disk.is_there():
         raise FileNotFoundError(f"there is no folder {disk.folder}")
-    disk.enter()
+    disk.enter(make=False)
     try:
         return _Inspection(disk).findings()
     finally:

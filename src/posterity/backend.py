@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from .epoch import EpochDict
+from .errors import Closed
 from .options import parse_options
 from .reads import Reads
 from .receipts import Receipt
@@ -216,7 +217,11 @@ class DefaultBackend(Reads[EpochT]):
             ledger.wait(partial(ledger.has_news, seen, min_samples))
             if ledger.state.is_over:
                 return
-            with self.snapshot() as snapshot:
+            try:
+                snapshot = self.snapshot()
+            except Closed:  # just now
+                return
+            with snapshot:
                 registry = snapshot.registry
                 seen = (registry.generation, registry.nsamples, registry.burn)
                 yield snapshot

@@ -34,14 +34,20 @@ class Disk:
         """Whether the folder exists."""
         return self.folder.is_dir()
 
-    def enter(self) -> None:
-        """Make the folder if need be, and hold it open."""
-        if not self._folder_fds:
+    def enter(self, *, make: bool = True) -> None:
+        """Hold the folder open; `make`: it is made if need be.
+
+        Raises:
+            FileNotFoundError: it isn't there, and isn't to be made.
+        """
+        if self._folder_fds:
+            return
+        if make:
             missing = [folder for folder in (self.folder, *self.folder.parents) if not folder.exists()]
             self.folder.mkdir(parents=True, exist_ok=True)
             for folder in missing:
                 _sync_path(folder.parent)
-            self._folder_fds.append(os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY))
+        self._folder_fds.append(os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY))
 
     def leave(self) -> None:
         """Let go of the folder; idempotent."""

@@ -14,6 +14,7 @@ import numpy as np
 
 from .buffers import Buffers
 from .errors import EpochMismatch, NotStorable, UntrustedClass
+from .jexplore import unfetched
 from .layout import Layout, encode_items, layout_of
 from .tree import Array, DeviceArray, Item, Leaf, flatten, restore
 
@@ -127,11 +128,6 @@ class Prepared(msgspec.Struct, frozen=True):
     shapes: dict[str, tuple[int, str]]
     nbytes: int
 
-    @property
-    def is_contiguous(self) -> bool:
-        """Whether all arrays lie in memory as they will on disk."""
-        return all(not isinstance(leaf, np.ndarray) or leaf.flags.c_contiguous for leaf in self.leaves)
-
     def own(self, buffers: Buffers, *, copy: bool) -> Held:
         """Take the epoch over: NumPy arrays are copied, arrays of a device in a way that lets them be donated.
 
@@ -198,7 +194,9 @@ def prepare(epoch: object, *, save_stats: bool) -> Prepared:
     if isinstance(epoch, dict):
         data: EpochDict | None = epoch
     elif isinstance(epoch, ToBackend) and not isinstance(epoch, type):
-        _, _, data = epoch.to_backend(0, save_stats)
+        data = unfetched(epoch, stats=save_stats)
+        if data is None:
+            _, _, data = epoch.to_backend(0, save_stats)
     else:
         raise NotStorable(f"an epoch is a dict, or has to_backend(burn, stats); got {_kind(epoch)}")
     if data is None:

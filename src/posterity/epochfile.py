@@ -353,7 +353,10 @@ class Reader:
             into[out_row : out_row + count] = values[:, start - skipped :: thin]
 
     def _check_there(self, region: Region, i: int) -> None:
-        if region.base + region.layout.offsets[i] + region.layout.nbytes[i] > self.size:
+        end = region.base + region.layout.offsets[i] + region.layout.nbytes[i]
+        if end > self.size:
+            self.size = self._disk.size(self._fd)  # it grew since it was opened
+        if end > self.size:
             raise self._damaged(region, i, "the file ends before it")
 
     def _damaged(self, region: Region, i: int, what: str) -> Damaged:

@@ -8,6 +8,7 @@ Up the stream: `store`, in the I/O thread only. Down the stream: `epochfile`, `d
 
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -42,6 +43,7 @@ class Files:
         self._catalog = catalog
         self._file: EpochFile | None = None
         self._broken: set[int] = set()
+        self._spoiled: Counter[int] = Counter()
         self.bytes_written = 0
 
     # ---- filling -------------------------------------------------------------------------------------------------
@@ -66,6 +68,8 @@ class Files:
         """Add epochs to one file and sync it; returns whether the file is new."""
         needs_file = self._needs_file(action)
         is_new = needs_file and self._open_file(action.file)
+        if is_new and self._file is not None and self._file.head.rewrite:
+            records.append(Rewritten(self._file.head.number, self._file.head.rewrite, 0, True, []))
         for part in action.parts:
             entry = part.entry
             if part.is_empty:
@@ -119,7 +123,8 @@ class Files:
         name = filling_name(began.outfile_fmt, span.number)
         known = self._regions(span)
         if not known:
-            head = FileHead(began.run_id, began.generation, span.number, catalog.rewrites.get(span.number, 0))
+            rewrite = catalog.rewrites.get(span.number, 0) + self._spoiled[span.number]
+            head = FileHead(began.run_id, began.generation, span.number, rewrite)
             self._broken.discard(span.number)
             self._file = EpochFile.create(self._disk, name, head)
             return True
@@ -188,7 +193,7 @@ class Files:
         catalog = self._catalog
         self.close()
         fmt = catalog.began.outfile_fmt
-        rewrite = catalog.rewrites.get(span.number, 0) + 1
+        rewrite = catalog.rewrites.get(span.number, 0) + 1 + self._spoiled[span.number]
         name = rewrite_name(fmt, span.number, rewrite)
         records: list[AnyRecord] = []
         specs: dict[bytes, int] = {}
@@ -247,6 +252,17 @@ class Files:
                 self._broken.add(self._file.head.number)
             self.close()
             raise
+
+    def distrust(self, change: Change) -> None:
+        """After a failure to journal a change: it may be seen all the same, until the journal is written anew.
+
+        So nothing else may ever be found at the places of which its records tell: the files get other heads.
+        """
+        numbers = {record.place.number for record in change.records if isinstance(record, Stored)}
+        numbers |= {record.number for record in change.records if isinstance(record, Rewritten)}
+        self._spoiled.update(numbers)
+        self._broken |= numbers
+        self.close()
 
     def close(self) -> None:
         """Close the file that is open, if one is."""

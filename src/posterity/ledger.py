@@ -68,7 +68,7 @@ class Ledger:
         self, options: Options, registry: Registry, catalog: Catalog | None, shapes: tuple[int, Shapes]
     ) -> None:
         self.options = options
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # one knows whose it is: a finaliser may run while its thread has it
         self._bells = Bells()
         self._registry = start_series(raise_burn(registry, options.burn, asked=True), options.epochs_per_file)
         self._shelf = Shelf(catalog)
@@ -90,7 +90,7 @@ class Ledger:
 
     def disarm(self) -> None:
         """In a forked child: the copy of this ledger has no writer, and perhaps a lock that nobody will give back."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._bells = Bells()
         self._state = State.FAILED
         self.lost = Forked("this is a forked child; only the process that opened a run may use it")
@@ -161,8 +161,10 @@ class Ledger:
 
     def unpin(self, pin: Pin) -> None:
         """Let go of what a view needed."""
+        self._pins.drop(pin)
+        if self._lock._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001  # as threading.Condition asks it
+            return  # a finaliser; who has the lock, or comes next, settles it
         with self._lock:
-            self._pins.drop(pin)
             self._pins.settle()
             self._let_go()
             self._bells.ring()
@@ -192,13 +194,13 @@ class Ledger:
                     f"and dtype {known[1]}; convert it, reset() the run, or use another outdir"
                 )
 
-    def ask_room(self, nbytes: int) -> Ticket:
-        """Ask for room for an epoch; whoever asked first gets it first.
+    def ask_room(self, nbytes: int, is_alive: Callable[[], bool] | None = None) -> Ticket:
+        """Ask for room for an epoch; whoever asked first gets it first. `is_alive`: see `Ticket`.
 
         Raises:
             Closed: no epochs are taken any more.
         """
-        ticket = Ticket(nbytes)
+        ticket = Ticket(nbytes) if is_alive is None else Ticket(nbytes, is_alive)
         with self._lock:
             if not self._is_silent:
                 self._refuse_if_closed()
@@ -241,9 +243,8 @@ class Ledger:
             self._bells.ring()
             return registry.generation, index
 
-    def _grant(self) -> None:
-        if self._state.takes_epochs:
-            self._room.grant(self.pending)
+    def _grant(self) -> bool:
+        return self._state.takes_epochs and self._room.grant(self.pending)
 
     def _refuse_if_closed(self) -> None:
         if not self._state.takes_epochs:
@@ -390,7 +391,8 @@ class Ledger:
         with self._lock:
             self._pins.settle()
             self._let_go()
-            self._grant()
+            if self._grant():
+                self._bells.ring()
             actions = self._plan()
             if not actions and self._is_tidy and not self._has_due_asides():
                 return None

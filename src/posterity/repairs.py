@@ -51,7 +51,7 @@ def repair(outdir: str | os.PathLike[str], *, outfile_fmt: str | None = None) ->
     disk = Disk(Path(os.fsdecode(outdir)))
     if not disk.is_there():
         raise FileNotFoundError(f"there is no folder {disk.folder}")
-    disk.enter()
+    disk.enter(make=False)
     lock = Lock(disk, "")
     try:
         lock.acquire()

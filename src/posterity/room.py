@@ -5,17 +5,26 @@ Up the stream: `ledger` asks for the samplers, under its lock, and says what is 
 
 import weakref
 from collections import deque
+from collections.abc import Callable
 
 from .options import Options
 
 
+def _always() -> bool:
+    return True
+
+
 class Ticket:
-    """A place in the queue of those who wait for room; it is theirs as long as somebody has it."""
+    """A place in the queue of those who wait for room; it is theirs as long as somebody has it.
 
-    __slots__ = ("__weakref__", "nbytes")
+    `is_alive`: whether they still can; a task whose event loop was closed is never finalised, and never goes on.
+    """
 
-    def __init__(self, nbytes: int) -> None:
+    __slots__ = ("__weakref__", "is_alive", "nbytes")
+
+    def __init__(self, nbytes: int, is_alive: Callable[[], bool] = _always) -> None:
         self.nbytes = nbytes
+        self.is_alive = is_alive
 
 
 class Room:
@@ -41,15 +50,23 @@ class Room:
         if (place := weakref.ref(ticket)) in self._waiting:
             self._waiting.remove(place)
 
-    def grant(self, pending: tuple[int, int]) -> None:
-        """Give room to those in the queue, in their order; `pending`: epochs and bytes that are in the mailbox."""
+    def grant(self, pending: tuple[int, int]) -> bool:
+        """Give room to those in the queue, in their order; returns whether anybody got it.
+
+        `pending`: epochs and bytes that are in the mailbox.
+        """
+        found = False
+        for orphan in [ticket for ticket in self._granted if not ticket.is_alive()]:
+            self._granted.discard(orphan)
         while self._waiting:
             ticket = self._waiting[0]()
-            if ticket is not None:
+            if ticket is not None and ticket.is_alive():
                 if not self._fits(ticket.nbytes, *pending):
-                    return
+                    break
                 self._granted.add(ticket)
+                found = True
             self._waiting.popleft()
+        return found
 
     def _fits(self, nbytes: int, epochs: int, waiting: int) -> bool:
         """Whether an epoch finds room; a larger one than the whole mailbox does when it is empty."""

@@ -7,13 +7,19 @@ a snapshot shows: then it raises `SnapshotExpired`, and never gives other number
 Up the stream: the run folder. Down the stream: whoever looks at the chain while it runs.
 """
 
+import errno
 import os
 import threading
+import time
+import weakref
 from collections.abc import AsyncIterator, Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
 import anyio
+from anyio.lowlevel import checkpoint
 
 from .aioreads import AsyncReads, AsyncSnapshot, Readers
 from .catalog import Catalog, replayed
@@ -21,12 +27,12 @@ from .disk import Disk
 from .errors import Closed, PosterityError, SnapshotExpired
 from .journal import Follower
 from .reads import Reads
-from .registry import Registry
 from .shelf import Shelf
 from .snapshot import Snapshot
 
 EpochT = TypeVar("EpochT")
 _Seen = tuple[bytes, int, int, int]
+_LOOK_EVERY_S = 0.2
 
 
 class _RunShelf(Shelf):
@@ -38,7 +44,9 @@ class _RunShelf(Shelf):
         self._catalog = catalog
 
     def refresh(self) -> None:
-        catalog = self._run._refreshed()
+        catalog = self._run._latest()
+        if catalog is None:
+            return
         began, mine = catalog.began, self._catalog.began
         if (began.run_id, began.generation) == (mine.run_id, mine.generation):
             self.catalog = catalog
@@ -48,16 +56,17 @@ class _RunShelf(Shelf):
 
 
 class Run(Reads[EpochT]):
-    """A run to read from; see `open_run`. Any thread may use it."""
+    """A run to read from; see `open_run`. Any thread may use it, and a forked child has one of its own."""
 
     def __init__(self, disk: Disk, trusted_classes: Sequence[str]) -> None:
         self._disk = disk
         self._trusted = trusted_classes
         self._follower = Follower(disk)
         self._catalog: Catalog | None = None
-        self._registry = Registry()
+        self._given: set[object] = set()  # one for each snapshot that isn't released: it needs the folder
         self._guard = threading.Lock()
-        self._closing = threading.Event()
+        self._is_closed = False
+        _runs.add(self)
 
     def __enter__(self) -> Self:
         return self
@@ -76,57 +85,129 @@ class Run(Reads[EpochT]):
     def snapshot(self) -> "Snapshot[EpochT]":
         """The run as its journal has it now; use it with `with`, or `release` it.
 
+        It costs what is new since the last one, however long the run is.
+
         Raises:
             FileNotFoundError: the run went away.
             Damaged: its journal is damaged.
             Closed: this was closed.
         """
-        with self._guard:
-            catalog = self._refresh()
-            return Snapshot(self._registry, _RunShelf(self, catalog), self._disk, trusted=self._trusted)
+        return self._look()[0]
 
-    def updates(self, min_samples: int = 1, *, every_s: float = 0.2) -> "Iterator[Snapshot[EpochT]]":
+    def updates(self, min_samples: int = 1, *, every_s: float = _LOOK_EVERY_S) -> "Iterator[Snapshot[EpochT]]":
         """The newest snapshot each time something changed, and at least `min_samples` came or a burn took some.
 
-        The journal is looked at every `every_s` seconds. It ends when this is closed, whatever becomes of the writer.
+        The journal is looked at every `every_s` seconds. None queue up; each snapshot is released when the next one is
+        asked for, or the iterator goes. It ends when this is closed, whatever becomes of the writer.
+
+        Raises:
+            FileNotFoundError, Damaged: see `snapshot`.
         """
-        seen: _Seen | None = None
-        while not self._closing.is_set():
-            with self.snapshot() as snapshot:
-                now = self._seen(snapshot.registry)
-                if _is_news(seen, now, min_samples):
-                    seen = now
+        watch = _Watch(self, min_samples, every_s)
+        while not self._is_closed:
+            pause_s = watch.pause_s()
+            time.sleep(min(pause_s, _LOOK_EVERY_S))  # in parts: this may be closed meanwhile
+            found = watch.look() if pause_s <= _LOOK_EVERY_S else None
+            if found is not None:
+                snapshot, watch.seen = found
+                with snapshot:
                     yield snapshot
-            self._closing.wait(every_s)
 
     def close(self) -> None:
-        """Let go of the run; idempotent. Snapshots that were taken can be read no more."""
-        self._closing.set()
-        with self._guard:
-            self._follower.close()
-        self._disk.leave()
+        """Let go of the run; idempotent, and never waits. A snapshot can be read until it is released."""
+        self._is_closed = True
+        self._let_go()
 
-    def _seen(self, registry: Registry) -> _Seen:
-        assert self._catalog is not None
-        return self._catalog.began.run_id, registry.generation, registry.nsamples, registry.burn
+    def _look(self) -> "tuple[Snapshot[EpochT], _Seen]":
+        """The run now, and what of it makes news."""
+        try:
+            with self._guard:
+                if self._is_closed:
+                    raise Closed(f"{self!r} was closed")
+                catalog = self._refresh()
+                registry = catalog.shown()
+                token = object()
+                self._given.add(token)
+        finally:
+            self._let_go()
+        end = partial(self._note_released, token)
+        shelf = _RunShelf(self, catalog)
+        snapshot: Snapshot[EpochT] = Snapshot(
+            registry, shelf, self._disk, release=end, abandon=end, trusted=self._trusted
+        )
+        return snapshot, (catalog.began.run_id, registry.generation, registry.nsamples, registry.burn)
 
-    def _refreshed(self) -> Catalog:
-        with self._guard:
-            return self._refresh()
+    def _latest(self) -> Catalog | None:
+        """What the journal says now; None if that can't be learned any more."""
+        try:
+            with self._guard:
+                return None if self._is_closed else self._refresh()
+        except FileNotFoundError:
+            return None
+        finally:
+            self._let_go()
 
     def _refresh(self) -> Catalog:
         """Read the journal on. The catalog is kept up in place, until another journal or a reset makes a new one."""
-        if self._closing.is_set():
-            raise Closed(f"{self!r} was closed")
-        is_new, records = self._follower.read_new()
-        if is_new or self._catalog is None:
-            self._catalog = replayed(records)
-            self._registry = self._catalog.registry()
-        elif records:
-            for record in records:
-                self._catalog.apply(record)
-            self._registry = self._catalog.registry()
+        try:
+            is_new, records = self._follower.read_new()
+            self._catalog = replayed(records, None if is_new else self._catalog)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(errno.ENOENT, "there is no run, or it went away", str(self._disk.folder)) from error
+        except BaseException:
+            self._follower.close()  # not all that was read was taken in: the next time it is read anew
+            raise
         return self._catalog
+
+    def _note_released(self, token: object) -> None:
+        """Called by finalisers too: it waits for nothing."""
+        self._given.discard(token)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Once this is closed, give back what nobody needs; if somebody is at it just now, they call this after."""
+        while self._is_closed and self._guard.acquire(blocking=False):
+            try:
+                self._follower.close()
+                is_needed = bool(self._given)
+                if not is_needed:
+                    self._disk.leave()
+            finally:
+                self._guard.release()
+            if not is_needed or self._given:
+                return
+
+    def _begin_anew(self) -> None:
+        """In a forked child: another thread may have been at it."""
+        self._guard = threading.Lock()
+        self._follower.close()
+
+
+class _Watch(Generic[EpochT]):
+    """When to look at a run again, and whether what is there is news."""
+
+    def __init__(self, run: Run[EpochT], min_samples: int, every_s: float) -> None:
+        self._run = run
+        self._min_samples = min_samples
+        self._every_s = every_s
+        self._due: float | None = None
+        self.seen: _Seen | None = None  # what was handed on last
+
+    def pause_s(self) -> float:
+        """How long to wait before the next look: who took long over the last news doesn't wait."""
+        return 0.0 if self._due is None else max(0.0, self._due - time.monotonic())
+
+    def look(self) -> tuple[Snapshot[EpochT], _Seen] | None:
+        """What is new; None if nothing is, or the run was closed."""
+        self._due = time.monotonic() + self._every_s
+        try:
+            snapshot, now = self._run._look()
+        except Closed:
+            return None
+        if _is_news(self.seen, now, self._min_samples):
+            return snapshot, now
+        snapshot.release()
+        return None
 
 
 class AsyncRun(AsyncReads[EpochT]):
@@ -139,8 +220,10 @@ class AsyncRun(AsyncReads[EpochT]):
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(self, *_: object) -> None:
-        await self.aclose()
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._run.close()
 
     def __repr__(self) -> str:
         return repr(self._run).replace("<", "<Async", 1)
@@ -153,47 +236,59 @@ class AsyncRun(AsyncReads[EpochT]):
     def _snapshot(self) -> Snapshot[Any]:
         return self._run.snapshot()
 
-    def updates(self, min_samples: int = 1, *, every_s: float = 0.2) -> "AsyncIterator[AsyncSnapshot[EpochT]]":
+    def updates(
+        self, min_samples: int = 1, *, every_s: float = _LOOK_EVERY_S
+    ) -> "AsyncIterator[AsyncSnapshot[EpochT]]":
         """See `Run.updates`."""
-        return _RunUpdates(self._run, self._readers, min_samples, every_s)
+        return _RunUpdates(self._run, self._readers, _Watch(self._run, min_samples, every_s))
 
     async def aclose(self) -> None:
         """See `Run.close`."""
-        await self._readers.run(self._run.close)
+        self._run.close()
+        await checkpoint()
 
 
 class _RunUpdates(Generic[EpochT]):
-    """The newest snapshot each time something changed."""
+    """The newest snapshot each time something changed. Each one is let go when the next is asked for."""
 
-    def __init__(self, run: Run[EpochT], readers: Readers, min_samples: int, every_s: float) -> None:
+    def __init__(self, run: Run[EpochT], readers: Readers, watch: _Watch[EpochT]) -> None:
         self._run = run
         self._readers = readers
-        self._min_samples = min_samples
-        self._every_s = every_s
-        self._seen: _Seen | None = None
+        self._watch = watch
+        self._given: AsyncSnapshot[EpochT] | None = None
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> AsyncSnapshot[EpochT]:
-        if self._seen is not None:
-            await anyio.sleep(self._every_s)
-        while not self._run._closing.is_set():
-            snapshot = await self._readers.run(self._run.snapshot)
-            now = self._run._seen(snapshot.registry)
-            if _is_news(self._seen, now, self._min_samples):
-                self._seen = now
-                return AsyncSnapshot(snapshot, self._readers)
-            await anyio.sleep(self._every_s)
+        self._let_go()
+        while not self._run._is_closed:
+            pause_s = self._watch.pause_s()
+            await anyio.sleep(min(pause_s, _LOOK_EVERY_S))
+            found = await self._readers.run(self._watch.look) if pause_s <= _LOOK_EVERY_S else None
+            if found is not None:
+                snapshot, self._watch.seen = found
+                self._given = AsyncSnapshot(snapshot, self._readers)
+                return self._given
         raise StopAsyncIteration
 
+    def _let_go(self) -> None:
+        if self._given is not None:
+            self._given.release()
+            self._given = None
 
-def open_run(outdir: str | os.PathLike[str], *, trusted_classes: Sequence[str] = ()) -> Run[Any]:
+    async def aclose(self) -> None:
+        """Let the last snapshot go."""
+        self._let_go()
+
+
+def open_run(outdir: str | os.PathLike[str], *, trusted_classes: Sequence[str] = (), wait_s: float = 0.0) -> Run[Any]:
     """Open a run to read it, while or after it is written, from any process. Nobody is disturbed, nothing is written.
 
     Args:
         outdir: the run folder.
         trusted_classes: dotted names of epoch classes that `load` may import.
+        wait_s: how long to wait for a run that isn't there yet: its journal comes with the first epoch that is written.
 
     Returns:
         What gives snapshots, and has all the reading calls. For the awaited ones: `open_run(outdir).asynchronous`.
@@ -203,17 +298,26 @@ def open_run(outdir: str | os.PathLike[str], *, trusted_classes: Sequence[str] =
         Damaged: its journal is damaged.
         NewerFormat: a later posterity wrote it.
     """
-    disk = Disk(Path(os.fsdecode(outdir)))
+    folder = Path(os.fsdecode(outdir))
+    deadline = time.monotonic() + wait_s
+    while True:
+        try:
+            return _opened(Disk(folder), trusted_classes)
+        except FileNotFoundError:
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                raise
+            time.sleep(min(left_s, _LOOK_EVERY_S))
+
+
+def _opened(disk: Disk, trusted_classes: Sequence[str]) -> Run[Any]:
     if not disk.is_there():
-        raise FileNotFoundError(f"there is no folder {disk.folder}")
-    disk.enter()
+        raise FileNotFoundError(errno.ENOENT, "there is no folder", str(disk.folder))
+    disk.enter(make=False)
     run: Run[Any] = Run(disk, trusted_classes)
     try:
         run.snapshot().release()
-    except FileNotFoundError as error:
-        run.close()
-        raise FileNotFoundError(f"{disk.folder} holds no run: there is no journal in it") from error
-    except PosterityError:
+    except BaseException:
         run.close()
         raise
     return run
@@ -223,3 +327,14 @@ def _is_news(seen: _Seen | None, now: _Seen, min_samples: int) -> bool:
     if seen is None:
         return now[2] > 0
     return seen[:2] != now[:2] or seen[3] != now[3] or now[2] - seen[2] >= min_samples
+
+
+_runs: "weakref.WeakSet[Run[Any]]" = weakref.WeakSet()
+
+
+def _begin_all_anew() -> None:
+    for run in list(_runs):
+        run._begin_anew()
+
+
+os.register_at_fork(after_in_child=_begin_all_anew)

@@ -58,7 +58,7 @@ class Service:
         self._writer.start()
         self._tell_what_is_there()
         if options.flush_on_sigterm:
-            self._flush_on_sigterm()
+            self.flush_on_sigterm()
 
     def _tell_what_is_there(self) -> None:
         if self.store.catalog is None:
@@ -228,7 +228,7 @@ class Service:
         ends = "the writer broke" if state.is_over else f"not closed within {timeout_s} s, it goes on trying"
         raise NotWritten(f"{self.disk.folder}: {ends}; {epochs}" + (f": {cause}" if cause else "")) from cause
 
-    def _flush_on_sigterm(self) -> None:
+    def flush_on_sigterm(self) -> None:
         """On SIGTERM write everything, then let the process die of it as it would have."""
         before = signal.getsignal(signal.SIGTERM)
         is_written = threading.Event()

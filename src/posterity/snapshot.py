@@ -373,7 +373,7 @@ def read_epoch(fn: str | os.PathLike[str], iepoch: int = -1) -> EpochDict:
     disk = Disk(path.parent)
     if not path.exists():
         raise FileNotFoundError(f"there is no file {path}")
-    disk.enter()
+    disk.enter(make=False)
     try:
         with Reader.open(disk, path.resolve().name if path.is_symlink() else path.name) as reader:
             if reader.read_head() is not None:

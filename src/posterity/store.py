@@ -13,6 +13,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import msgspec
+
 from . import journal
 from .catalog import Catalog, aside_name, filling_name
 from .chores import Chore, Chores
@@ -34,12 +36,14 @@ class Outcome(NamedTuple):
     """What came of some work: `done` of the actions, in order, and what stopped the rest.
 
     `is_tidy`: the names are as the journal says. `has_asides`: files from before a reset are kept for a reader.
+    `unfetched`: an epoch never came from its device, and can't be stored; nor can those behind it.
     """
 
     done: list[Action]
     error: OSError | None
     is_tidy: bool
     has_asides: bool
+    unfetched: Exception | None = None
 
 
 class Store:
@@ -156,18 +160,23 @@ class Store:
         """
         done: list[Action] = []
         error: OSError | None = None
+        unfetched: Exception | None = None
         try:
             if actions or self.catalog is not None:  # else nothing was ever written, and nothing is to be
                 self._ensure_journal(registry)
             self._do_chores(old_is_read=old_is_read)
             for group in _grouped(actions):
-                self._do(group, held)
-                done += group
-                self._do_chores(old_is_read=old_is_read)
+                ready, unfetched = _fetched(group, held)
+                if ready:
+                    self._do(ready, held)
+                    done += ready
+                    self._do_chores(old_is_read=old_is_read)
+                if unfetched is not None:
+                    break
         except OSError as failure:
             error = failure
         self._look_at_room()
-        return Outcome(done, error, is_tidy=not self._chores, has_asides=bool(self._chores.asides))
+        return Outcome(done, error, not self._chores, bool(self._chores.asides), unfetched)
 
     def _look_at_room(self) -> None:
         """Warn before the disk is full, once each time."""
@@ -210,7 +219,7 @@ class Store:
         try:
             self._journal.append(change.records)
         except OSError:
-            self._files.close()  # opened again, it ends where the journal has its end
+            self._files.distrust(change)
             raise
         for record in change.records:
             self.catalog.apply(record)
@@ -312,3 +321,20 @@ def _grouped(actions: Sequence[Action]) -> list[list[Action]]:
 
 def _is_long(catalog: Catalog) -> bool:
     return catalog.nrecords > 1000 + 3 * len(catalog.places)
+
+
+def _fetched(group: list[Action], held: Mapping[int, Held]) -> tuple[list[Action], Exception | None]:
+    """What of a group can be done: all before the first epoch that doesn't come from its device; and why it doesn't."""
+    ready: list[Action] = []
+    for action in group:
+        parts = action.parts if isinstance(action, WriteEpochs) else ()
+        for i, part in enumerate(parts):
+            try:
+                if not part.is_empty:
+                    held[part.entry.index].arrays()
+            except Exception as error:  # noqa: BLE001  # whatever a device may raise
+                if i and isinstance(action, WriteEpochs):
+                    ready.append(msgspec.structs.replace(action, parts=parts[:i], publishes=False))
+                return ready, error
+        ready.append(action)
+    return ready, None

@@ -4,52 +4,108 @@ Up the stream: `ledger` announces changes. Down the stream: receipts, and the aw
 """
 
 import contextlib
+import weakref
 from collections.abc import Callable
+from types import TracebackType
 
 import anyio
-from anyio.lowlevel import current_token
+from anyio.lowlevel import RunVar, checkpoint, current_token
 
 from .ledger import Ledger
 
 
-class _Bell:
-    """Wakes one task; rung from any thread."""
+class Loop:
+    """The event loop that runs in this thread, to be called from any other."""
 
     def __init__(self) -> None:
-        native = current_token().native_token
-        self._call: Callable[[Callable[[], None]], object] = getattr(native, "call_soon_threadsafe", None) or (
-            native.run_sync_soon  # type: ignore[attr-defined]  # trio's token
-        )
-        self._event = anyio.Event()
-        self._waits = False  # changed by the task alone, so that no interrupted ring can leave it asleep
+        self._native = weakref.ref(current_token().native_token)
 
-    def ring(self) -> None:
-        if self._waits:
-            with contextlib.suppress(RuntimeError):  # the task's loop was closed: nobody is there to wake
-                self._call(self._set)
+    def is_open(self) -> bool:
+        """Whether it can still run; trio's ends only when all its tasks have."""
+        native = self._native()
+        return native is not None and not getattr(native, "is_closed", bool)()
 
-    def _set(self) -> None:
-        self._waits = False
-        self._event.set()
+    def call(self, function: Callable[[], object]) -> None:
+        """Have something called there soon; nothing happens if the loop was closed."""
+        native = self._native()
+        post = getattr(native, "call_soon_threadsafe", None) or getattr(native, "run_sync_soon", None)  # trio's token
+        if post is not None:
+            with contextlib.suppress(RuntimeError):
+                post(function)
 
-    def arm(self) -> None:
-        self._event = anyio.Event()
-        self._waits = True
 
-    async def wait(self) -> None:
-        await self._event.wait()
+def is_in_loop() -> bool:
+    """Whether an event loop runs in this thread. If not, a coroutine that leaves a block is being finalised.
+
+    That may happen at any moment, also while this very thread has the ledger's lock.
+    """
+    try:
+        current_token()
+    except RuntimeError:
+        return False
+    return True
+
+
+class _Chime:
+    """Wakes the tasks of one event loop that wait for one ledger.
+
+    However many they are, and however often it rings, the loop is called once: listeners cost a sampler nothing.
+    """
+
+    def __init__(self, ledger: Ledger, chimes: "dict[Ledger, _Chime]") -> None:
+        self._ledger = ledger
+        self._chimes = chimes
+        self._loop = Loop()
+        self._ntasks = 0
+        self._event: anyio.Event | None = None
+        self._is_called = False
+
+    def __enter__(self) -> None:
+        self._ntasks += 1
+        self._ledger.listen(self, self._ring)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ntasks -= 1
+        if not self._ntasks and (kind is not GeneratorExit or is_in_loop()):
+            self._ledger.unlisten(self)
+            del self._chimes[self._ledger]
+
+    def _ring(self) -> None:
+        """Called at each change, in any thread, under the ledger's lock."""
+        if not self._is_called:
+            self._loop.call(self._wake)
+            self._is_called = True  # after the call: an interrupt between the two must leave nobody asleep
+
+    def _wake(self) -> None:
+        """In the loop."""
+        self._ledger.holds(self._note_heard)
+        event, self._event = self._event, None
+        if event is not None:
+            event.set()
+
+    def _note_heard(self) -> bool:
+        self._is_called = False
+        return True
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        while True:
+            event = self._event = self._event or anyio.Event()  # before the look, so that no ring is missed
+            if self._ledger.holds(condition):
+                return
+            await event.wait()
+
+
+_chimes: RunVar[dict[Ledger, _Chime]] = RunVar("posterity_chimes")
 
 
 async def until(ledger: Ledger, condition: Callable[[], bool]) -> None:
     """Wait until a condition holds. Being cancelled leaves nothing behind."""
-    await anyio.lowlevel.checkpoint()
-    bell = _Bell()
-    ledger.listen(bell, bell.ring)
-    try:
-        while True:
-            bell.arm()
-            if ledger.holds(condition):
-                return
-            await bell.wait()
-    finally:
-        ledger.unlisten(bell)
+    await checkpoint()
+    chimes = _chimes.get(None)
+    if chimes is None:
+        _chimes.set(chimes := {})
+    chime = chimes.get(ledger) or chimes.setdefault(ledger, _Chime(ledger, chimes))
+    with chime:
+        await chime.until(condition)

@@ -62,8 +62,8 @@ class Writer(EndListener):
         try:
             anyio.run(self._main, backend="asyncio")
         except BaseException as error:  # the loop itself broke, or the interpreter did
-            self._ledger.note_broken(error)
             self._report_if_lost(error)
+            self._ledger.note_broken(error)
             raise
         finally:
             self._runs.set()
@@ -83,8 +83,8 @@ class Writer(EndListener):
             is_foreseen = isinstance(error, OSError)  # the disk failed to the end; a traceback would say no more
             what = "gave up" if is_foreseen else "broke"
             logger.critical("the writer of %s %s: %s", self._store.disk.folder, what, error, exc_info=not is_foreseen)
-            self._ledger.note_broken(error)
             self._report_if_lost(error)
+            self._ledger.note_broken(error)
             await self._io.run(self._store.close)
         finally:
             self._ledger.unlisten(self)
@@ -106,6 +106,8 @@ class Writer(EndListener):
                 continue
             outcome = await self._io.run(partial(self._work, work))
             self._ledger.report(work, outcome, self._store.catalog)
+            if outcome.unfetched is not None:
+                raise outcome.unfetched
             if outcome.error is None:
                 pause = self._ledger.options.retry_after_s
             elif self._has_given_up():

@@ -376,8 +376,8 @@ async def test_first_come_first_served(driver, outdir, moody_disk):
         asked = threading.Event()
         ask_room = service.ledger.ask_room
 
-        def ask_and_tell(nbytes):
-            ticket = ask_room(nbytes)
+        def ask_and_tell(*args):
+            ticket = ask_room(*args)
             asked.set()
             return ticket
 
