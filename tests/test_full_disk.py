@@ -1,0 +1,75 @@
+"""A file system that really is full: nothing is lost, everybody is told, and all goes on when there is room."""
+
+import errno
+import subprocess
+
+import numpy as np
+import pytest
+
+from known import epoch_dict, joined
+from posterity import DefaultBackend, MailboxFull, State, WriteFailed, verify
+
+NSAMPLES = 2000  # about 150 kB an epoch
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of two megabytes."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "posterity-tests", str(folder)]
+    try:
+        done = subprocess.run(mount, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("there is no mount here")
+    if done.returncode:
+        pytest.skip(f"no file system may be mounted here: {done.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("epochs_per_file", [1, 3, 100])
+def test_a_full_disk(small_disk, epochs_per_file, caplog):
+    """The epochs stay in memory, reads have all of them, and each is written exactly once when there is room again."""
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(bytes(1 << 20))
+    options = {"epochs_per_file": epochs_per_file, "max_pending_epochs": 4, "on_full": "raise", "retry_after_s": 0.01}
+    epochs = []
+    with DefaultBackend(outdir=small_disk / "run", **options) as backend:
+        with pytest.raises(MailboxFull) as caught:
+            while len(epochs) < 100:
+                backend.ingest(epoch_dict(NSAMPLES * len(epochs), NSAMPLES))
+                epochs.append(epoch_dict(NSAMPLES * len(epochs), NSAMPLES))
+                backend._service.ledger.wait(lambda: backend.status.queued_epochs == 0, 0.2)
+        assert isinstance(caught.value.__cause__, OSError)
+        assert caught.value.__cause__.errno == errno.ENOSPC
+        assert backend.status.state is State.WAITING
+        assert "No space left" in backend.status.last_error
+        assert "writing failed" in caplog.text
+        with pytest.raises(WriteFailed):
+            backend.flush()
+        np.testing.assert_array_equal(backend.get_samples()["p"], joined(epochs))
+        ballast.unlink()
+        backend._service.ledger.wait(lambda: backend.status.queued_epochs == 0)
+        backend.flush()
+        assert backend.status.state is State.RUNNING
+        assert backend.status.last_error is None
+    with DefaultBackend(outdir=small_disk / "run", epochs_per_file=epochs_per_file) as backend:
+        np.testing.assert_array_equal(backend.get_samples(verify=True)["p"], joined(epochs))
+    assert verify(small_disk / "run").is_good
+
+
+def test_a_burn_makes_room(small_disk):
+    """On a full disk a burn frees whole files, and the epochs that wait are written without anybody's help."""
+    options = {"max_pending_epochs": 4, "on_full": "raise", "retry_after_s": 0.01}
+    epochs = []
+    with DefaultBackend(outdir=small_disk / "run", **options) as backend:
+        with pytest.raises(MailboxFull):
+            while len(epochs) < 100:
+                backend.ingest(epoch_dict(NSAMPLES * len(epochs), NSAMPLES))
+                epochs.append(epoch_dict(NSAMPLES * len(epochs), NSAMPLES))
+                backend._service.ledger.wait(lambda: backend.status.queued_epochs == 0, 0.2)
+        backend.set_burn(6 * NSAMPLES)
+        assert backend._service.ledger.wait(lambda: backend.status.queued_epochs == 0, 30)
+        backend.flush()
+        np.testing.assert_array_equal(backend.get_samples(verify=True)["p"], joined(epochs)[:, :, 6 * NSAMPLES :])
