@@ -66,7 +66,7 @@ def readable(outdir):
             try:
                 assert_same(run.get(index), expected(index))
                 found.append(index)
-            except (Damaged, SnapshotExpired):
+            except (Damaged, SnapshotExpired):  # the latter for one that is in no file
                 pass
     return found
 

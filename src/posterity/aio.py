@@ -196,7 +196,7 @@ class AsyncBackend(AsyncReads[EpochT]):
         service, ledger = self._service, self._service.ledger
         service.check_process()
         await until(ledger, lambda: ledger.is_settled() or ledger.has_failed(failures))
-        ledger.check_failure(failures)
+        ledger.check_settled(failures)
 
     # ---- reading -------------------------------------------------------------------------------------------------
 

@@ -194,7 +194,7 @@ class DefaultBackend(Reads[EpochT]):
         self._service.check_process()
         ledger = self._service.ledger
         ledger.wait(lambda: ledger.is_settled() or ledger.has_failed(failures))
-        ledger.check_failure(failures)
+        ledger.check_settled(failures)
 
     # ---- reading -------------------------------------------------------------------------------------------------
 

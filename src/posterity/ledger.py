@@ -13,6 +13,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import takewhile
 from typing import NamedTuple
 
@@ -79,6 +80,7 @@ class Ledger:
         self._state = State.RUNNING
         self._fault: Fault | None = None
         self._failures = 0
+        self._last_error: OSError | None = None
         self._is_tidy = True
         self._has_asides = False
         self._is_on_disk = catalog is not None
@@ -325,9 +327,10 @@ class Ledger:
 
     def is_done(self, asked: tuple[int, Demand, int]) -> bool:
         """Whether a demand is met, or there is no sense in waiting: a condition to wait for."""
-        generation, demand, failures = asked
-        if self._state.is_over or self._failures > failures:
-            return True
+        return self._state.is_over or self._failures > asked[2] or self._is_met(asked)
+
+    def _is_met(self, asked: tuple[int, Demand, int]) -> bool:
+        generation, demand, _ = asked
         if generation != self._registry.generation:
             return self._is_tidy  # a reset took all of it away
         return is_met(self._registry, demand, self._pinned_burn()) and (self._is_tidy or not demand.publish_to)
@@ -339,11 +342,10 @@ class Ledger:
             WriteFailed: an attempt made since failed; the attempts go on.
             Closed: the backend was closed before.
         """
-        self.check_failure(asked[2])
-        with self._lock:
-            generation, demand, _ = asked
-            if generation == self._registry.generation and not is_met(self._registry, demand, self._pinned_burn()):
-                raise Closed("the backend was closed before all was written")
+        self._check_state()
+        if not self.holds(partial(self._is_met, asked)):
+            self._raise_failure(asked[2])
+            raise Closed("the backend was closed before all was written")
 
     @property
     def failures(self) -> int:
@@ -354,17 +356,24 @@ class Ledger:
         """Whether an attempt failed since there were `failures`: a condition to wait for."""
         return self._failures > failures
 
-    def check_failure(self, failures: int) -> None:
-        """Raise what failed since there were `failures`.
+    def check_settled(self, failures: int) -> None:
+        """Raise what kept memory and disk from being as the policy says, since there were so many `failures`.
 
         Raises:
             WriteFailed: an attempt to write; the attempts go on.
         """
-        fault = self._fault
-        if self._failures > failures and fault is not None:
-            raise WriteFailed(f"writing failed: {fault.error}; it is tried again") from fault.error
+        self._check_state()
+        if not self.holds(self.is_settled):
+            self._raise_failure(failures)
+
+    def _check_state(self) -> None:
         if self._state is State.FAILED:
             raise WriteFailed(f"the writer broke: {self.lost}") from self.lost
+
+    def _raise_failure(self, failures: int) -> None:
+        """It may be over since: the last one counts all the same."""
+        if self._failures > failures and self._last_error is not None:
+            raise WriteFailed(f"writing failed: {self._last_error}; it is tried again") from self._last_error
 
     def has_news(self, seen: tuple[int, int, int] | None, min_samples: int) -> bool:
         """Whether enough changed since a generation, samples and burn that were seen: a condition to wait for."""
@@ -446,6 +455,7 @@ class Ledger:
         first = self._fault or Fault(error, now, now, 0)
         self._fault = Fault(error, first.since, now, first.attempts + 1)
         self._failures += 1
+        self._last_error = error
         self._state = after(self._state, Event.WRITE_FAILED)
 
     def ask_close(self, *, silently: bool = False) -> None:

@@ -43,13 +43,15 @@ class _RunShelf(Shelf):
         self._run = run
         self._catalog = catalog
 
-    def refresh(self) -> None:
+    def refresh(self) -> bool:
         catalog = self._run._latest()
         if catalog is None:
-            return
+            return False
         began, mine = catalog.began, self._catalog.began
-        if (began.run_id, began.generation) == (mine.run_id, mine.generation):
-            self.catalog = catalog
+        if (began.run_id, began.generation) != (mine.run_id, mine.generation):
+            return False
+        self.catalog = catalog
+        return True
 
     def gone(self, what: str) -> PosterityError:
         return SnapshotExpired(f"{what}; take a new snapshot")

@@ -16,8 +16,9 @@ class Shelf:
         self.held: dict[int, Held] = {}
         self.catalog = catalog
 
-    def refresh(self) -> None:
-        """Learn what happened since; there is nothing to do where the catalog is the writer's own."""
+    def refresh(self) -> bool:
+        """Learn what happened since, if anything can have; returns whether this is still what the run consists of."""
+        return True
 
     def gone(self, what: str) -> PosterityError:
         """The error for what isn't where it should be: here, nothing that is needed is ever taken away."""

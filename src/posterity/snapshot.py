@@ -332,15 +332,16 @@ class _Shelves:
         while True:
             catalog = shelf.catalog
             assert catalog is not None
-            place = catalog.places[index]
+            place = catalog.places[index] if index < len(catalog.places) else None
             if place is None or place.cut > start:
                 raise shelf.gone(f"epoch {index} was burned since, or is in no file")
             try:
                 return _Source(None, catalog.region(place), self._reader(catalog, place), place.cut)
             except FileNotFoundError as error:
-                shelf.refresh()  # the file may have been written anew just now
+                is_now = shelf.refresh()  # the file may have been written anew just now
                 if shelf.catalog is catalog and catalog.places[index] is place:
-                    raise shelf.gone(f"{error.filename} is missing, with epoch {index} in it") from error
+                    what = f"{error.filename} is missing, with epoch {index} in it"
+                    raise (Damaged(what) if is_now else shelf.gone(what)) from error
 
     def _reader(self, catalog: Catalog, place: Place) -> Reader:
         key = (place.number, place.rewrite)
