@@ -94,7 +94,7 @@ def flipped(data, bit):
 @pytest.mark.parametrize("bit", range(8 * OFFSETS[0], 8 * OFFSETS[-2], 3))
 def test_a_flipped_bit_before_good_records_is_damage(bit):
     """Damage in front of a good batch isn't a shorter run: it raises, with both places, and says what to do."""
-    with pytest.raises(Damaged, match=r"damaged at offset \d+: good records follow at \d+.*rebuilt"):
+    with pytest.raises(Damaged, match=r"damaged at offset \d+: good records follow at \d+.*repair"):
         decode(flipped(DATA, bit))
 
 
