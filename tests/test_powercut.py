@@ -1,6 +1,7 @@
 """Power cuts: whatever of the unsynced writes and names reached the disk, what was told to be durable is there."""
 
 import errno
+import gc
 import io
 import logging
 import random
@@ -276,11 +277,14 @@ def compacting(monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def untraced():
-    """Coverage has seen the code elsewhere, and would double the time that this takes."""
+def unhindered():
+    """Coverage has seen the code elsewhere, and garbage of other tests was looked at: both would double the time."""
     tracer = sys.gettrace()
     sys.settrace(None)
+    gc.collect()
+    gc.freeze()
     yield
+    gc.unfreeze()
     sys.settrace(tracer)
 
 
@@ -309,6 +313,17 @@ def test_whatever_a_power_cut_leaves():
 
     while nstates < NSTATES:
         look()
+
+
+@pytest.mark.parametrize("ncalls", range(6))
+def test_a_reset_that_failed_is_tried_again(ncalls):
+    """A reset whose journal could not be written, for want of room, is made as soon as it can be."""
+    options = {"epochs_per_file": 2, "inmem_epochs": 0}
+    deeds = [("ingest", 2), ("settle",), ("failing", ncalls, errno.ENOSPC), ("reset",), ("settle",)]
+    workload = done(options, deeds)
+    again = SynchronousRun(MemoryDisk(workload.disk.contents()))
+    assert (again.registry.generation, again.registry.next_index) == (1, 0)
+    again.die()
 
 
 # ---- each sync earns its place ---------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 class Outcome(NamedTuple):
     """What came of some work: `done` of the actions, in order, and what stopped the rest.
 
-    `is_tidy`: the names are as the journal says. `has_asides`: files from before a reset are kept for a reader.
+    `is_tidy`: journal and names are as they should be. `has_asides`: files from before a reset are kept for a reader.
     `unfetched`: an epoch never came from its device, and can't be stored; nor can those behind it.
     """
 
@@ -176,7 +176,8 @@ class Store:
         except OSError as failure:
             error = failure
         self._look_at_room()
-        return Outcome(done, error, not self._chores, bool(self._chores.asides), unfetched)
+        is_tidy = error is None and not self._chores
+        return Outcome(done, error, is_tidy, bool(self._chores.asides), unfetched)
 
     def _look_at_room(self) -> None:
         """Warn before the disk is full, once each time."""
