@@ -5,13 +5,15 @@ Down the stream: `snapshot` reads what comes out.
 
 from collections.abc import Iterator
 from types import EllipsisType
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from .registry import Registry
 from .tree import Array
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 Mask: TypeAlias = "EllipsisType | slice | npt.ArrayLike"
 

@@ -8,7 +8,7 @@ Up the stream: `writer` calls it, in the I/O thread only. Down the stream: `file
 """
 
 import logging
-import secrets
+import os
 import time
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -53,7 +53,7 @@ class Store:
         self.options = options
         self.disk = disk
         self._lock = Lock(disk, where)
-        self._new_run_id = secrets.token_bytes(16)
+        self._new_run_id = os.urandom(16)
         self._journal: Journal | None = None
         self._files: Files | None = None
         self._chores = Chores(disk)

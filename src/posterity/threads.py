@@ -7,9 +7,7 @@ isn't a daemon has ended.
 Down the stream: `writer` runs in them.
 """
 
-import asyncio
 import atexit
-import multiprocessing
 import os
 import queue
 import sys
@@ -54,6 +52,8 @@ class IoThread:
                 future.set_result(result)
 
         self.put(do)
+        import asyncio  # noqa: PLC0415  # takes a tenth of the whole import, and who only reads doesn't need it
+
         return await asyncio.wrap_future(future)
 
     def put(self, work: Callable[[], None]) -> None:
@@ -89,7 +89,7 @@ class _EndWatch:
         with self._guard:
             self._listeners.discard(listener)
             is_last = self.has_ended and not self._listeners
-        if is_last and multiprocessing.parent_process() is not None:  # there, what atexit registered may not run
+        if is_last and _is_worker():  # there, what atexit registered may not run
             _exit_if_lost()
 
     def add(self, listener: "EndListener") -> None:
@@ -134,6 +134,12 @@ def tell_when_process_ends(listener: EndListener) -> None:
 def tell_no_more(listener: EndListener) -> None:
     """The listener has ended."""
     _end_watch.discard(listener)
+
+
+def _is_worker() -> bool:
+    """Whether this process is a multiprocessing worker; one has the module imported."""
+    process = sys.modules.get("multiprocessing.process")
+    return process is not None and process.parent_process() is not None
 
 
 def report_lost(message: str) -> None:

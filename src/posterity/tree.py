@@ -8,17 +8,19 @@ Up the stream: `epoch`, which is handed the dict. Down the stream: `layout`, whi
 """
 
 import ast
+import sys
 from collections.abc import Iterable, Sequence
-from typing import Any, Protocol, TypeAlias, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast, runtime_checkable
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
-from numpy.ma import MaskedArray  # NumPy imports it late: here, and not in the middle of a hand-over
 
 from .errors import Damaged, NotStorable
 
-Array: TypeAlias = npt.NDArray[np.generic]
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+Array: TypeAlias = np.ndarray[Any, np.dtype[np.generic]]
 MAX_DEPTH = 32
 MAX_AXES = 32
 _LONGEST_DTYPE = 60_000
@@ -278,7 +280,8 @@ def _bytes_array(text: bytes) -> Array:
 
 
 def _flatten_array(value: Array | np.generic, path: str, items: list[Item], leaves: list[Leaf]) -> None:
-    if isinstance(value, MaskedArray):
+    masked = sys.modules.get("numpy.ma")  # whoever has such an array has imported it; NumPy itself does so late
+    if masked is not None and isinstance(value, masked.MaskedArray):
         raise NotStorable(f"{path}: a masked array would lose its mask; store .data and .mask, or .filled()")
     kind = "scalar" if isinstance(value, np.generic) else "array"
     array = np.asarray(value)

@@ -6,12 +6,13 @@ kills it. It contains no rule about what to write: that is the policy's.
 Up the stream: `ledger`. Down the stream: `store`.
 """
 
-import asyncio
+import contextlib
 import logging
 import threading
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
 import anyio
 
@@ -20,6 +21,9 @@ from .lock import HEARTBEAT_S
 from .states import State
 from .store import Outcome, Store
 from .threads import EndListener, IoThread, OurThread, report_lost, tell_no_more, tell_when_process_ends
+
+if TYPE_CHECKING:
+    import asyncio
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +75,8 @@ class Writer(EndListener):
             tell_no_more(self)
 
     async def _main(self) -> None:
+        import asyncio  # noqa: PLC0415  # it is imported by now; before the first writer nobody needs it
+
         self._loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
         self._ledger.listen(self, self._nudge)
@@ -91,7 +97,14 @@ class Writer(EndListener):
 
     def _nudge(self) -> None:
         """Called at each change, in any thread, under the ledger's lock; costs nothing while the writer is at work."""
-        if self._sleeps and self._loop is not None and self._wake is not None:
+        if self._sleeps:
+            self._io.put(self._rouse)
+
+    def _rouse(self) -> None:
+        """In the I/O thread, idle then: to wake a loop is to let go of the GIL, and a sampler waits to have it back."""
+        assert self._loop is not None
+        assert self._wake is not None
+        with contextlib.suppress(RuntimeError):  # the loop is closed: it has ended by itself
             self._loop.call_soon_threadsafe(self._wake.set)
 
     async def _write_all(self) -> None:
