@@ -7,16 +7,17 @@ import importlib
 import inspect
 import sys
 from collections.abc import Collection, Sequence
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, cast, runtime_checkable
 
 import msgspec
 import numpy as np
 
 from .buffers import Buffers
+from .device import OnDevice, lies_on_device, take_over
 from .errors import EpochMismatch, NotStorable, UntrustedClass
 from .jexplore import unfetched
 from .layout import Layout, encode_items, layout_of
-from .tree import Array, DeviceArray, Item, Leaf, flatten, restore
+from .tree import Array, Item, Leaf, flatten, restore
 
 EpochDict = dict[str, object]
 
@@ -94,28 +95,38 @@ class Epoch:
 
 
 class Held:
-    """An epoch in memory, ours alone, with the layout that it will have on disk."""
+    """An epoch in memory, ours alone, with the layout that it will have on disk. Some of it may still be on a device.
 
-    __slots__ = ("__weakref__", "_leaves", "layout", "nbytes", "nchain", "nsamples")
+    `device_nbytes`: the bytes that were there when it was handed over.
+    """
 
-    def __init__(self, layout: Layout, leaves: Sequence[Leaf], nchain: int, nsamples: int) -> None:
+    __slots__ = ("__weakref__", "_leaves", "device_nbytes", "is_fetched", "layout", "nbytes", "nchain", "nsamples")
+
+    def __init__(self, layout: Layout, leaves: Sequence[Array | OnDevice], nchain: int, nsamples: int) -> None:
         self.layout = layout
         self.nchain = nchain
         self.nsamples = nsamples
         self.nbytes = sum(layout.nbytes)
         self._leaves = list(leaves)
+        there = [leaf for leaf in leaves if isinstance(leaf, OnDevice)]
+        self.device_nbytes = sum(leaf.nbytes for leaf in there)
+        self.is_fetched = not there
+
+    def fetch(self) -> None:
+        """Have all of it in memory. Waits for the device that computes it."""
+        for i, leaf in enumerate(self._leaves):
+            if isinstance(leaf, OnDevice):
+                self._leaves[i] = leaf.fetch()
+        self.is_fetched = True
 
     def arrays(self) -> list[Array]:
-        """The arrays; those on a device are fetched, once."""
-        for i, leaf in enumerate(self._leaves):
-            if not isinstance(leaf, np.ndarray):
-                self._leaves[i] = np.ascontiguousarray(np.asarray(leaf)).reshape(leaf.shape)
-        return [leaf for leaf in self._leaves if isinstance(leaf, np.ndarray)]
+        """The arrays; those on a device are fetched."""
+        return [self.array(i) for i in range(len(self._leaves))]
 
     def array(self, i: int) -> Array:
         """One of the arrays; it is fetched if it lies on a device."""
         leaf = self._leaves[i]
-        return leaf if isinstance(leaf, np.ndarray) else np.asarray(leaf)
+        return leaf.fetch() if isinstance(leaf, OnDevice) else leaf
 
 
 class Prepared(msgspec.Struct, frozen=True):
@@ -128,13 +139,18 @@ class Prepared(msgspec.Struct, frozen=True):
     shapes: dict[str, tuple[int, str]]
     nbytes: int
 
+    @property
+    def device_nbytes(self) -> int:
+        """The bytes that will stay on a device for now."""
+        return sum(leaf.nbytes for leaf in self.leaves if lies_on_device(leaf))
+
     def own(self, buffers: Buffers, *, copy: bool) -> Held:
         """Take the epoch over: NumPy arrays are copied, arrays of a device in a way that lets them be donated.
 
         `copy=False`: the arrays are given away. They are kept by reference where they lie as they will on disk.
         """
         layout = layout_of(encode_items(self.items))
-        leaves: list[Leaf] = [_borrow(leaf, copy=copy) for leaf in self.leaves]
+        leaves = [leaf if isinstance(leaf, np.ndarray) else take_over(leaf, buffers, copy=copy) for leaf in self.leaves]
         to_copy = [i for i, leaf in enumerate(leaves) if isinstance(leaf, np.ndarray) and _must_copy(leaf, copy=copy)]
         offsets, end = [], 0
         for i in to_copy:
@@ -142,29 +158,11 @@ class Prepared(msgspec.Struct, frozen=True):
             end += -(-layout.nbytes[i] // 64) * 64
         memory = buffers.take(end)
         for i, offset in zip(to_copy, offsets, strict=True):
-            leaf = leaves[i]
+            leaf = cast("Array", leaves[i])
             mine = memory[offset : offset + layout.nbytes[i]].view(layout.dtypes[i]).reshape(leaf.shape)
             np.copyto(mine, leaf, casting="no")
             leaves[i] = mine
         return Held(layout, leaves, self.nchain, self.nsamples)
-
-
-def _borrow(leaf: Leaf, *, copy: bool) -> Leaf:
-    """A device's array that can be read on the CPU at once becomes a view; another one is copied on its device."""
-    if isinstance(leaf, np.ndarray):
-        return leaf
-    is_ready = getattr(leaf, "is_ready", None)
-    if is_ready is None:
-        return np.asarray(leaf)
-    if is_ready() and _is_on_cpu(leaf):
-        return np.asarray(leaf).reshape(leaf.shape)
-    device_copy = getattr(leaf, "copy", None)
-    return device_copy() if copy and device_copy is not None else leaf
-
-
-def _is_on_cpu(leaf: DeviceArray) -> bool:
-    devices = getattr(leaf, "devices", None)
-    return devices is not None and all(device.platform == "cpu" for device in devices())
 
 
 def _must_copy(leaf: Array, *, copy: bool) -> bool:
