@@ -34,7 +34,7 @@ class SynchronousRun:
     def ingest(self, epoch):
         prepared = prepare(epoch, save_stats=True)
         self.ledger.check_fits(prepared)
-        ticket = self.ledger.ask_room(prepared.nbytes)
+        ticket = self.ledger.ask_room(prepared)
         assert self.ledger.has_room(ticket)
         self.ledger.hand_over(ticket, prepared, prepared.own(self._buffers, copy=True))
 

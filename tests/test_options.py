@@ -40,6 +40,7 @@ def test_every_option_is_taken():
         "mode": "x",
         "max_pending_bytes": 10,
         "max_pending_epochs": 3,
+        "max_device_bytes": 20,
         "on_full": "raise",
         "retry_after_s": 0.5,
         "retry_at_most_s": 2,

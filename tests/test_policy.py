@@ -87,6 +87,10 @@ TABLE = [
     # ---- in batches
     ("a batch", run_of(5), {"batch_bytes": 3000}, [("write+publish", 1, {0: 0, 1: 0}), ("write", 2, {2: 0})]),
     ("an epoch larger than a batch", run_of(3), {"batch_bytes": 10}, [("write", 1, {0: 0})]),
+    # ---- while a device computes
+    ("all but what is on a device", run_of(5), {"nfetched": 1}, [("write", 1, {0: 0})]),
+    ("nothing was fetched", run_of(5), {"nfetched": 0, "demand": Demand(5, 5)}, []),
+    ("fetched and to stay in memory", run_of(3), {"nfetched": 3, "inmem_epochs": 9}, []),
     # ---- when the disk failed
     (
         "files go last when the disk is in doubt",

@@ -142,12 +142,23 @@ def test_a_burn_takes_samples_of_an_epoch(burn, burned, is_burned):
 
 
 def test_an_entry_follows_another_one():
-    """Positions and bytes add up from epoch to epoch."""
+    """Positions and bytes add up from epoch to epoch, those on a device apart."""
     first = next_entry(None, 5, 100)
     second = next_entry(first, 7, 50)
     assert first == Entry(0, 0, 5, 100, 0)
     assert second == Entry(1, 5, 7, 50, 100)
-    assert next_entry(second, 1, 1) == Entry(2, 12, 1, 1, 150)
+    third = next_entry(second, 1, 1, 1)
+    assert third == Entry(2, 12, 1, 1, 150, 1)
+    assert next_entry(third, 1, 10, 8) == Entry(3, 13, 1, 10, 151, 9)
+
+
+def test_bytes_on_devices_are_counted_from_an_epoch_on():
+    """What lay on a device at the hand-over is added up to the end of the run."""
+    registry = Registry()
+    for device_nbytes in (0, 5, 0, 7):
+        registry = admit(registry, 1, 10, device_nbytes)
+    assert [registry.device_bytes(start) for start in range(5)] == [12, 12, 7, 7, 0]
+    assert Registry().device_bytes(0) == 0
 
 
 # ---- counting --------------------------------------------------------------------------------------------------------

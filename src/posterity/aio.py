@@ -134,7 +134,7 @@ class AsyncBackend(AsyncReads[EpochT]):
         else:
             threads = self._readers if isinstance(epoch, (str, os.PathLike)) else self._copiers
             prepared = await threads.run(prepare)
-        ticket = ledger.ask_room(prepared.nbytes, Loop().is_open)
+        ticket = ledger.ask_room(prepared, Loop().is_open)
         try:
             waited_s = await self._wait_for_room(ticket, timeout_s)
             own = partial(service.own, prepared, copy=copy)

@@ -43,6 +43,8 @@ class DefaultBackend(Reads[EpochT]):
         save_stats: whether `stats` of the epochs are kept.
         mode: what to do with a run that is there: "a" continues it, "x" refuses, "w" replaces it at the first write.
         max_pending_bytes, max_pending_epochs: the size of the mailbox. A larger epoch is taken alone.
+        max_device_bytes: of those, the bytes that may still be on the device that computes them (a GPU). A larger epoch
+            is taken when nothing else is there.
         on_full: what `ingest` does when the mailbox is full: "wait" or "raise" (`MailboxFull`).
         retry_after_s, retry_at_most_s: the first and the longest pause before writing is tried again after a failure.
         warn_free_bytes: a warning is logged when less is free on the disk.
@@ -124,7 +126,7 @@ class DefaultBackend(Reads[EpochT]):
         service = self._service
         prepared = service.prepare(epoch, eind)
         ledger = service.ledger
-        ticket = ledger.ask_room(prepared.nbytes)
+        ticket = ledger.ask_room(prepared)
         try:
             waited_s = 0.0
             if not ledger.has_room(ticket):

@@ -7,7 +7,7 @@ that is queued later has to wait for whatever the sampler started since.
 
 JAX's arrays are meant, and what looks like them. JAX isn't imported here: who hands such an array over has done that.
 
-Up the stream: `epoch` takes arrays over. Down the stream: `store` needs their numbers.
+Up the stream: `epoch` takes arrays over. Down the stream: `fetcher` has them fetched, in a thread of its own.
 """
 
 import functools

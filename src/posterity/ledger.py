@@ -26,7 +26,7 @@ from .epoch import Held, Prepared
 from .errors import BurnLowered, Closed, EpochMismatch, Forked, MailboxFull, PosterityError, WriteFailed
 from .options import Options
 from .pins import Pin, Pins
-from .policy import Action, Demand, done, is_met, memory_floor, pending, plan
+from .policy import Action, Demand, done, is_met, memory_floor, pending, plan, write_target
 from .registry import Registry, admit, raise_burn, reset, start_series
 from .room import Room, Ticket
 from .shelf import Shelf
@@ -62,6 +62,14 @@ class Work(NamedTuple):
     old_is_read: bool
 
 
+class Fetch(NamedTuple):
+    """An epoch that is to be fetched from the device that computes it."""
+
+    generation: int
+    epoch: int
+    held: Held
+
+
 class Ledger:
     """All that threads share. Its methods may be called from any thread."""
 
@@ -85,6 +93,8 @@ class Ledger:
         self._has_asides = False
         self._is_on_disk = catalog is not None
         self._is_silent = False
+        self._nfetched = 0
+        self._never_comes: Exception | None = None
         self.waited_s = 0.0
         self.asked = 0  # how often somebody asked for something to be written, and waits for it
         self.lost: BaseException | None = None
@@ -156,6 +166,12 @@ class Ledger:
         """Epochs and bytes that wait to be written."""
         return pending(self._registry, self.options.inmem_epochs)
 
+    @property
+    def on_device(self) -> int:
+        """The bytes of epochs that weren't fetched yet from their device."""
+        with self._lock:
+            return self._registry.device_bytes(self._count_fetched())
+
     def view(self) -> View:
         """The run at this moment; what it needs is kept until `unpin`."""
         with self._lock:
@@ -196,13 +212,14 @@ class Ledger:
                     f"and dtype {known[1]}; convert it, reset() the run, or use another outdir"
                 )
 
-    def ask_room(self, nbytes: int, is_alive: Callable[[], bool] | None = None) -> Ticket:
+    def ask_room(self, epoch: Prepared, is_alive: Callable[[], bool] | None = None) -> Ticket:
         """Ask for room for an epoch; whoever asked first gets it first. `is_alive`: see `Ticket`.
 
         Raises:
             Closed: no epochs are taken any more.
         """
-        ticket = Ticket(nbytes) if is_alive is None else Ticket(nbytes, is_alive)
+        size = epoch.nbytes, epoch.device_nbytes
+        ticket = Ticket(*size) if is_alive is None else Ticket(*size, is_alive)
         with self._lock:
             if not self._is_silent:
                 self._refuse_if_closed()
@@ -234,7 +251,7 @@ class Ledger:
             self._refuse_if_closed()
             self.check_fits(epoch)
             index = self._registry.next_index
-            registry = admit(self._registry, held.nsamples, held.nbytes)
+            registry = admit(self._registry, held.nsamples, held.nbytes, held.device_nbytes)
             self._shelf.held[index] = held
             self._nchain = epoch.nchain
             if epoch.shapes.keys() - self._shapes.keys():
@@ -246,7 +263,7 @@ class Ledger:
             return registry.generation, index
 
     def _grant(self) -> bool:
-        return self._state.takes_epochs and self._room.grant(self.pending)
+        return self._state.takes_epochs and self._room.grant(self.pending, self.on_device)
 
     def _refuse_if_closed(self) -> None:
         if not self._state.takes_epochs:
@@ -257,7 +274,10 @@ class Ledger:
         """The error of who doesn't wait for room."""
         epochs, nbytes = self.pending
         why = f": {self._fault.error}" if self._fault else ""
-        error = MailboxFull(f"{epochs} epochs of {nbytes / 1e6:.1f} MB wait to be written; there is no room{why}")
+        there = f", {on_device / 1e6:.1f} MB of them on a device" if (on_device := self.on_device) else ""
+        error = MailboxFull(
+            f"{epochs} epochs of {nbytes / 1e6:.1f} MB wait to be written{there}; there is no room{why}"
+        )
         error.__cause__ = self._cause()
         return error
 
@@ -301,6 +321,7 @@ class Ledger:
             self._shelf = Shelf(None)
             self._nchain, self._shapes = 0, {}
             self._demand = Demand()
+            self._nfetched, self._never_comes = 0, None
             self._is_tidy = not self._is_on_disk
             self._grant()
             self._bells.ring()
@@ -386,7 +407,9 @@ class Ledger:
 
     def is_settled(self) -> bool:
         """Whether memory and disk are as the policy says: a condition to wait for."""
-        return self._state.is_over or (self._is_tidy and not self._has_due_asides() and not self._plan())
+        return self._state.is_over or (
+            self._is_tidy and not self._has_due_asides() and not self.waits_for_device and not self._plan()
+        )
 
     def is_durable(self, generation: int, index: int) -> bool:
         """Whether an epoch survives a power cut, or there is no sense in waiting: a condition to wait for."""
@@ -418,6 +441,7 @@ class Ledger:
             inmem_epochs=self.options.inmem_epochs,
             demand=self._demand,
             pinned_burn=self._pinned_burn(),
+            nfetched=self._count_fetched(),
             is_in_doubt=self._fault is not None and not is_full(self._fault.error),
         )
 
@@ -437,6 +461,56 @@ class Ledger:
             self._note_fault(outcome.error)
             self._grant()
             self._bells.ring()
+
+    # ---- the device's side ---------------------------------------------------------------------------------------
+
+    def _count_fetched(self) -> int:
+        """Epochs before this one are in memory or on disk."""
+        registry, held = self._registry, self._shelf.held
+        n = max(self._nfetched, registry.nwritten)
+        while n < registry.next_index and held[n].is_fetched:
+            n += 1
+        self._nfetched = n
+        return n
+
+    @property
+    def has_unfetched(self) -> bool:
+        """Whether an epoch is to be fetched from its device."""
+        with self._lock:
+            return self._never_comes is None and self._count_fetched() < self._registry.next_index
+
+    @property
+    def waits_for_device(self) -> bool:
+        """Whether what is to be written next is to be fetched first."""
+        with self._lock:
+            target = write_target(self._registry, self.options.inmem_epochs, self._demand)
+            return self._never_comes is None and self._count_fetched() < target
+
+    @property
+    def never_comes(self) -> Exception | None:
+        """Why an epoch can't be fetched; then neither it nor those behind it can be written."""
+        return self._never_comes
+
+    def next_fetch(self) -> Fetch | None:
+        """The first epoch that is still on a device."""
+        with self._lock:
+            if not self.has_unfetched:
+                return None
+            index = self._count_fetched()
+            return Fetch(self._registry.generation, index, self._shelf.held[index])
+
+    def note_fetched(self) -> None:
+        """An epoch was fetched: its place on the device is free."""
+        with self._lock:
+            self._grant()
+            self._bells.ring()
+
+    def note_never_comes(self, fetch: Fetch, error: Exception) -> None:
+        """An epoch can't be fetched: those before it are to be written."""
+        with self._lock:
+            if fetch.generation == self._registry.generation:
+                self._never_comes = error
+                self._ask(Demand(write_to=fetch.epoch))
 
     def _let_go(self) -> None:
         """Forget the epochs that needn't stay in memory: those on disk, unless a snapshot shows more than is there."""

@@ -35,6 +35,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     mode: Mode = "a"
     max_pending_bytes: int = 1 << 30
     max_pending_epochs: int = 10_000
+    max_device_bytes: int = 1 << 30
     on_full: OnFull = "wait"
     retry_after_s: float = 0.1
     retry_at_most_s: float = 30.0
@@ -51,6 +52,7 @@ _LEAST = {
     "inmem_epochs": 0,
     "max_pending_bytes": 1,
     "max_pending_epochs": 1,
+    "max_device_bytes": 1,
     "retry_after_s": 0.0,
     "retry_at_most_s": 0.0,
     "reader_threads": 1,

@@ -105,17 +105,20 @@ def plan(
     inmem_epochs: int,
     demand: Demand,
     pinned_burn: int | None,
+    nfetched: int | None = None,
     is_in_doubt: bool = False,
     batch_bytes: int = 1 << 26,
 ) -> list[Action]:
     """What to do next, in this order; empty when memory and disk are as they should be.
 
-    `pinned_burn`: the lowest burn among the snapshots that are being read; what they need isn't removed. `is_in_doubt`:
-    the disk failed, and not for want of room; then files go only after all else was done. At most about `batch_bytes`
-    are to be written by one plan, so that other things get their turn.
+    `pinned_burn`: the lowest burn among the snapshots that are being read; what they need isn't removed. `nfetched`:
+    epochs before this one came from the device that computed them, and can be written; None: all. `is_in_doubt`: the
+    disk failed, and not for want of room; then files go only after all else was done. At most about `batch_bytes` are
+    to be written by one plan, so that other things get their turn.
     """
     actions: list[Action] = []
     target = write_target(registry, inmem_epochs, demand)
+    target = target if nfetched is None else min(target, nfetched)
     is_stored = registry.burn <= registry.stored_burn and registry.asked_burn <= registry.stored_asked_burn
     if not is_stored and (target > 0 or demand.cut_to > registry.stored_burn):
         actions.append(StoreBurn(registry.burn, registry.asked_burn))

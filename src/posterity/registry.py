@@ -80,6 +80,7 @@ class Entry(msgspec.Struct, frozen=True):
     """One ingested epoch.
 
     `first`: position of its first sample in the run. `nbytes`: of all its arrays; `before`: of all epochs before it.
+    `on_device`: the bytes of it and of all epochs before it that lay on a device when they were handed over.
     """
 
     index: int
@@ -87,6 +88,7 @@ class Entry(msgspec.Struct, frozen=True):
     nsamples: int
     nbytes: int = 0
     before: int = 0
+    on_device: int = 0
 
     @property
     def stop(self) -> int:
@@ -156,6 +158,12 @@ class Registry(msgspec.Struct, frozen=True, kw_only=True):
             return self.entries[index].before
         return self.entries[-1].before + self.entries[-1].nbytes if self.entries else 0
 
+    def device_bytes(self, start: int) -> int:
+        """The bytes of the epochs from `start` on that lay on a device when they were handed over."""
+        if start >= len(self.entries):
+            return 0
+        return self.entries[-1].on_device - (self.entries[start - 1].on_device if start else 0)
+
     @property
     def nsamples(self) -> int:
         """Samples ever ingested, burned ones too."""
@@ -187,16 +195,17 @@ class Registry(msgspec.Struct, frozen=True, kw_only=True):
         return FileSpan(series.number + skip, start, stop)
 
 
-def next_entry(last: Entry | None, nsamples: int, nbytes: int) -> Entry:
-    """The entry that follows another one."""
+def next_entry(last: Entry | None, nsamples: int, nbytes: int, device_nbytes: int = 0) -> Entry:
+    """The entry that follows another one. `device_nbytes`: how many of its bytes are still on a device."""
     if last is None:
-        return Entry(0, 0, nsamples, nbytes, 0)
-    return Entry(last.index + 1, last.stop, nsamples, nbytes, last.before + last.nbytes)
+        return Entry(0, 0, nsamples, nbytes, 0, device_nbytes)
+    before, on_device = last.before + last.nbytes, last.on_device + device_nbytes
+    return Entry(last.index + 1, last.stop, nsamples, nbytes, before, on_device)
 
 
-def admit(registry: Registry, nsamples: int, nbytes: int) -> Registry:
+def admit(registry: Registry, nsamples: int, nbytes: int, device_nbytes: int = 0) -> Registry:
     """Take in one more epoch."""
-    entry = next_entry(registry.entries[-1] if registry.entries else None, nsamples, nbytes)
+    entry = next_entry(registry.entries[-1] if registry.entries else None, nsamples, nbytes, device_nbytes)
     return msgspec.structs.replace(registry, entries=registry.entries.appended(entry))
 
 

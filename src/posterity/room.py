@@ -17,13 +17,15 @@ def _always() -> bool:
 class Ticket:
     """A place in the queue of those who wait for room; it is theirs as long as somebody has it.
 
-    `is_alive`: whether they still can; a task whose event loop was closed is never finalised, and never goes on.
+    `nbytes`, `device_nbytes`: of their epoch, and of what is on a device of it. `is_alive`: whether they still can; a
+    task whose event loop was closed is never finalised, and never goes on.
     """
 
-    __slots__ = ("__weakref__", "is_alive", "nbytes")
+    __slots__ = ("__weakref__", "device_nbytes", "is_alive", "nbytes")
 
-    def __init__(self, nbytes: int, is_alive: Callable[[], bool] = _always) -> None:
+    def __init__(self, nbytes: int, device_nbytes: int = 0, is_alive: Callable[[], bool] = _always) -> None:
         self.nbytes = nbytes
+        self.device_nbytes = device_nbytes
         self.is_alive = is_alive
 
 
@@ -50,10 +52,10 @@ class Room:
         if (place := weakref.ref(ticket)) in self._waiting:
             self._waiting.remove(place)
 
-    def grant(self, pending: tuple[int, int]) -> bool:
+    def grant(self, pending: tuple[int, int], on_device: int) -> bool:
         """Give room to those in the queue, in their order; returns whether anybody got it.
 
-        `pending`: epochs and bytes that are in the mailbox.
+        `pending`: epochs and bytes that are in the mailbox. `on_device`: bytes that wait to be fetched from a device.
         """
         found = False
         for orphan in [ticket for ticket in self._granted if not ticket.is_alive()]:
@@ -61,7 +63,7 @@ class Room:
         while self._waiting:
             ticket = self._waiting[0]()
             if ticket is not None and ticket.is_alive():
-                if not self._fits(ticket.nbytes, *pending):
+                if not (self._fits(ticket.nbytes, *pending) and self._fits_on_device(ticket.device_nbytes, on_device)):
                     break
                 self._granted.add(ticket)
                 found = True
@@ -75,3 +77,8 @@ class Room:
             return True
         waiting += sum(ticket.nbytes for ticket in self._granted)
         return waiting + nbytes <= self._options.max_pending_bytes and epochs < self._options.max_pending_epochs
+
+    def _fits_on_device(self, nbytes: int, waiting: int) -> bool:
+        """The same for what is on a device; what isn't finds room there always."""
+        waiting += sum(ticket.device_nbytes for ticket in self._granted)
+        return nbytes == 0 or waiting == 0 or waiting + nbytes <= self._options.max_device_bytes

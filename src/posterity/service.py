@@ -121,7 +121,7 @@ class Service:
     def ingest_nowait(self, epoch: object, *, copy: bool) -> Receipt:
         """Hand an epoch over, or raise `MailboxFull`."""
         prepared = self.prepare(epoch)
-        ticket = self.ledger.ask_room(prepared.nbytes)
+        ticket = self.ledger.ask_room(prepared)
         try:
             if not self.ledger.has_room(ticket):
                 raise self.ledger.full_error()
@@ -183,6 +183,7 @@ class Service:
             state=ledger.state,
             queued_epochs=epochs,
             queued_bytes=nbytes,
+            device_bytes=ledger.on_device,
             epochs=registry.next_index,
             epochs_on_disk=registry.nwritten,
             samples=registry.nsamples_left,

@@ -16,14 +16,16 @@ _WINDOW_S = 30.0
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """A backend at one moment. Times in seconds since 1970, rates over the last half minute.
 
-    `samples`: left in each chain. `epochs_on_disk`, `bytes_written`: synced, and since opening. `ingest_waited_s`: how
-    long all ingests together waited for room. `full_in_s`: when the disk is full if it goes on like this; None if it
-    won't be. `last_error` None: all is well.
+    `device_bytes`: of epochs that weren't fetched yet from the device that computes them. `samples`: left in each
+    chain. `epochs_on_disk`, `bytes_written`: synced, and since opening. `ingest_waited_s`: how long all ingests
+    together waited for room. `full_in_s`: when the disk is full if it goes on like this; None if it won't be.
+    `last_error` None: all is well.
     """
 
     state: State
     queued_epochs: int
     queued_bytes: int
+    device_bytes: int
     epochs: int
     epochs_on_disk: int
     samples: int

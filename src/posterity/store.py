@@ -13,8 +13,6 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import msgspec
-
 from . import journal
 from .catalog import Catalog, aside_name, filling_name
 from .chores import Chore, Chores
@@ -36,14 +34,12 @@ class Outcome(NamedTuple):
     """What came of some work: `done` of the actions, in order, and what stopped the rest.
 
     `is_tidy`: journal and names are as they should be. `has_asides`: files from before a reset are kept for a reader.
-    `unfetched`: an epoch never came from its device, and can't be stored; nor can those behind it.
     """
 
     done: list[Action]
     error: OSError | None
     is_tidy: bool
     has_asides: bool
-    unfetched: Exception | None = None
 
 
 class Store:
@@ -160,24 +156,19 @@ class Store:
         """
         done: list[Action] = []
         error: OSError | None = None
-        unfetched: Exception | None = None
         try:
             if actions or self.catalog is not None:  # else nothing was ever written, and nothing is to be
                 self._ensure_journal(registry)
             self._do_chores(old_is_read=old_is_read)
             for group in _grouped(actions):
-                ready, unfetched = _fetched(group, held)
-                if ready:
-                    self._do(ready, held)
-                    done += ready
-                    self._do_chores(old_is_read=old_is_read)
-                if unfetched is not None:
-                    break
+                self._do(group, held)
+                done += group
+                self._do_chores(old_is_read=old_is_read)
         except OSError as failure:
             error = failure
         self._look_at_room()
         is_tidy = error is None and not self._chores
-        return Outcome(done, error, is_tidy, bool(self._chores.asides), unfetched)
+        return Outcome(done, error, is_tidy, bool(self._chores.asides))
 
     def _look_at_room(self) -> None:
         """Warn before the disk is full, once each time."""
@@ -322,20 +313,3 @@ def _grouped(actions: Sequence[Action]) -> list[list[Action]]:
 
 def _is_long(catalog: Catalog) -> bool:
     return catalog.nrecords > 1000 + 3 * len(catalog.places)
-
-
-def _fetched(group: list[Action], held: Mapping[int, Held]) -> tuple[list[Action], Exception | None]:
-    """What of a group can be done: all before the first epoch that doesn't come from its device; and why it doesn't."""
-    ready: list[Action] = []
-    for action in group:
-        parts = action.parts if isinstance(action, WriteEpochs) else ()
-        for i, part in enumerate(parts):
-            try:
-                if not part.is_empty:
-                    held[part.entry.index].arrays()
-            except Exception as error:  # noqa: BLE001  # whatever a device may raise
-                if i and isinstance(action, WriteEpochs):
-                    ready.append(msgspec.structs.replace(action, parts=parts[:i], publishes=False))
-                return ready, error
-        ready.append(action)
-    return ready, None

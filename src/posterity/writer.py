@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
+from .fetcher import Fetcher
 from .ledger import Ledger, Work
 from .lock import HEARTBEAT_S
 from .states import State
@@ -35,6 +36,7 @@ class Writer(EndListener):
         self._ledger = ledger
         self._store = store
         self._io = IoThread(f"posterity-io {name}")
+        self._fetcher = Fetcher(ledger, name)
         self._thread = OurThread(f"posterity-writer {name}", self._run)
         self._runs = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -45,6 +47,7 @@ class Writer(EndListener):
     def start(self) -> None:
         """Start the threads. Returns when the loop runs: a fork, or a Ctrl-C, must not fall into what it imports."""
         self._io.start()
+        self._fetcher.start()
         self._thread.start()
         tell_when_process_ends(self)
         self._runs.wait()
@@ -72,6 +75,7 @@ class Writer(EndListener):
         finally:
             self._runs.set()
             self._io.stop()
+            self._fetcher.stop()
             tell_no_more(self)
 
     async def _main(self) -> None:
@@ -113,14 +117,14 @@ class Writer(EndListener):
             asked = self._ledger.asked
             work = self._ledger.next_work()
             if work is None:
-                if self._ledger.state is State.CLOSING:
+                if self._ledger.never_comes is not None:
+                    raise self._ledger.never_comes
+                if self._is_done():
                     return
                 await self._sleep(HEARTBEAT_S)
                 continue
             outcome = await self._io.run(partial(self._work, work))
             self._ledger.report(work, outcome, self._store.catalog)
-            if outcome.unfetched is not None:
-                raise outcome.unfetched
             if outcome.error is None:
                 pause = self._ledger.options.retry_after_s
             elif self._has_given_up():
@@ -129,6 +133,10 @@ class Writer(EndListener):
                 await self._retry_later(pause, asked)
                 pause = min(2 * pause, self._ledger.options.retry_at_most_s)
             del work
+
+    def _is_done(self) -> bool:
+        """Whether nothing more will come, if there is no work now."""
+        return self._ledger.state is State.CLOSING and not self._ledger.waits_for_device
 
     def _work(self, work: Work) -> Outcome:
         """In the I/O thread: do some work, and write off nothing that went wrong."""
@@ -146,7 +154,7 @@ class Writer(EndListener):
         assert self._wake is not None
         self._wake.clear()
         self._sleeps = True
-        if self._ledger.next_work() is None and self._ledger.state is not State.CLOSING:
+        if self._ledger.next_work() is None and self._ledger.never_comes is None and not self._is_done():
             with anyio.move_on_after(seconds):
                 await self._wake.wait()
         self._sleeps = False

@@ -1,0 +1,53 @@
+"""Fetches epochs from the devices that compute them, in their order, in a thread of its own.
+
+A thread of its own, because neither may wait for the other: an epoch that is still being computed doesn't keep those
+before it from being written, and a disk that fails or hangs doesn't keep the memory of a device.
+
+Up the stream: `ledger` tells which epoch is next. Down the stream: `writer` writes those that were fetched.
+"""
+
+from .bells import Bell
+from .ledger import Fetch, Ledger
+from .threads import OurThread
+
+
+class Fetcher:
+    """Fetches what a ledger has on devices, until it is stopped."""
+
+    def __init__(self, ledger: Ledger, name: str) -> None:
+        self._ledger = ledger
+        self._bell = Bell()
+        self._stops = False
+        self._thread = OurThread(f"posterity-fetch {name}", self._run)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._ledger.listen(self, self._nudge)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread, once it is done with the epoch that it has."""
+        self._stops = True
+        self._ledger.announce()
+
+    def _nudge(self) -> None:
+        """Called at each change, under the ledger's lock; wakes nobody as long as all epochs are in memory."""
+        if self._stops or self._ledger.has_unfetched:
+            self._bell.ring()
+
+    def _run(self) -> None:
+        while not self._stops:
+            fetch = self._ledger.next_fetch()
+            if fetch is None:
+                self._bell.wait(None)
+            else:
+                self._fetch(fetch)
+        self._ledger.unlisten(self)
+
+    def _fetch(self, fetch: Fetch) -> None:
+        try:
+            fetch.held.fetch()
+        except Exception as error:  # noqa: BLE001  # whatever a device may raise
+            self._ledger.note_never_comes(fetch, error)
+        else:
+            self._ledger.note_fetched()
