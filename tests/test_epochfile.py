@@ -115,10 +115,10 @@ def test_a_file_of_a_later_version_is_named(disk, file):
     """A head with a higher format version, whole otherwise, raises `NewerFormat` with both versions."""
     with Reader.open(disk, "x") as reader:
         head = bytearray(reader._read(64, 56))
-    struct.pack_into("<I", head, 8, 2)
+    struct.pack_into("<I", head, 8, 3)
     struct.pack_into("<Q", head, 48, data_sum(bytes(head[:48])))
     overwrite(disk, "x", 64, bytes(head))
-    with Reader.open(disk, "x") as reader, pytest.raises(NewerFormat, match=r"x has format 2.* knows 1"):
+    with Reader.open(disk, "x") as reader, pytest.raises(NewerFormat, match=r"x has format 3.* knows 2"):
         reader.read_head()
 
 
@@ -210,7 +210,7 @@ def test_small_and_large_epochs_lie_side_by_side(tmp_path_factory, lengths):
     file = EpochFile.create(disk, "x", HEAD)
     for index, nsamples in enumerate(lengths):
         layout, arrays = laid_out(epoch_of(index, nsamples))
-        base, _ = file.append(stamp_of(index), layout, arrays)
+        base = file.append(stamp_of(index), layout, arrays).base
         assert all((base + layout.offsets[i]) % PAGE == 0 for i in layout.large)
     file.seal()
     file.close()
@@ -232,17 +232,17 @@ def test_an_epoch_that_is_not_whole_is_not_found(disk, file, lost):
 
 def test_the_place_that_was_given_leads_to_the_arrays(disk, file):
     """Base and checksums, as they are journaled, are those of the frame."""
-    base, sums = append(file, 3)
+    region = append(file, 3)
     with Reader.open(disk, "x") as reader:
         *_, (found, frame) = reader.walk()
-    assert (found, frame.sums) == (base, sums)
+    assert (found, frame.sums) == (region.base, region.sums)
 
 
 def test_checksums_that_were_known_are_kept(disk, file):
     """An epoch that is copied keeps its old checksums: damage done since stays to be seen."""
     layout, arrays = laid_out(epoch_of(3))
     known = tuple(range(len(arrays)))
-    assert file.append(stamp_of(3), layout, arrays, known)[1] == known
+    assert file.append(stamp_of(3), layout, arrays, known).sums == known
     with pytest.raises(Damaged):
         indices(disk)
 
@@ -304,7 +304,7 @@ def test_no_descriptor_is_left_when_a_file_cannot_be_begun(tmp_path):
 
 def regions_of(disk, name="x"):
     with Reader.open(disk, name) as reader:
-        return [(frame.epoch, base, reader.region(base, frame).layout) for base, frame in reader.walk()]
+        return [(frame.epoch, reader.region(base, frame)) for base, frame in reader.walk()]
 
 
 def test_a_file_that_was_left_filling_is_gone_on_with(disk, file):
@@ -470,13 +470,13 @@ def check_samples(disk, array, chains, start, thin):
     """Compare what is read with what NumPy's indexing gives."""
     file = EpochFile.create(disk, "s", HEAD)
     layout, arrays = laid_out({"p": array})
-    base, sums = file.append(stamp_of(0), layout, arrays)
+    region = file.append(stamp_of(0), layout, arrays)
     file.close()
     expected = (array if chains is None else array[chains])[:, :, start::thin]
     into = np.zeros((expected.shape[0] * array.shape[1], expected.shape[2]), array.dtype)
     with Reader.open(disk, "s") as reader:
         (found, frame), *_ = reader.walk()
-        assert (found, frame.sums) == (base, sums)
+        assert (found, frame.sums) == (region.base, region.sums)
         reader.read_samples(reader.region(found, frame), 0, chains, into, start=start, thin=thin)
     np.testing.assert_array_equal(into.reshape(expected.shape), expected)
 

@@ -121,8 +121,8 @@ def test_a_batch_belongs_to_its_place():
 
 def test_a_later_version_is_named():
     """A journal of a later posterity raises `NewerFormat`, with both versions."""
-    data = journal._HEADER.pack(b"POSTjrnl", 2, 0) + DATA[16:]
-    with pytest.raises(NewerFormat, match="has format 2, and this posterity knows 1"):
+    data = journal._HEADER.pack(b"POSTjrnl", 3, 0) + DATA[16:]
+    with pytest.raises(NewerFormat, match="has format 3, and this posterity knows 2"):
         decode(data)
 
 

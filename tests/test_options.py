@@ -1,6 +1,7 @@
 """The options of a backend, checked where they are given."""
 
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from posterity.errors import UnknownOption
+from posterity.codec import Packing
+from posterity.errors import MissingExtra, UnknownOption
 from posterity.options import Options, file_name, file_pattern, parse_options
 
 
@@ -37,6 +39,9 @@ def test_every_option_is_taken():
         "epochs_per_file": 5,
         "inmem_epochs": 2,
         "save_stats": False,
+        "compression": "gzip",
+        "compression_level": 4,
+        "shuffle": True,
         "mode": "x",
         "max_pending_bytes": 10,
         "max_pending_epochs": 3,
@@ -211,3 +216,50 @@ def test_the_pattern_matches_no_other_name(fmt, name):
 def test_a_files_name_has_its_number(fmt, name):
     """The format says where the number goes and how it is padded."""
     assert file_name(fmt, 12) == name
+
+
+# ---- compression -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given_options", "packing"),
+    [
+        ({}, None),
+        ({"compression": None}, None),
+        ({"compression": "auto"}, None),
+        ({"compression": "gzip"}, Packing("gzip", 1, False)),
+        ({"compression": "gzip", "compression_level": np.int64(9), "shuffle": True}, Packing("gzip", 9, True)),
+        ({"compression": "zstd", "compression_level": 22}, Packing("zstd", 22, False)),
+    ],
+)
+def test_how_arrays_are_packed(given_options, packing):
+    """Not at all by default; fast, without shuffle, if nothing else is asked for."""
+    assert parse_options(0, "", given_options).packing == packing
+
+
+@pytest.mark.parametrize(
+    ("given_options", "error", "message"),
+    [
+        ({"compression": "lzf"}, TypeError, "lzf"),
+        ({"compression": 4}, TypeError, "compression"),
+        ({"compression": "gzip", "compression_level": 0}, ValueError, "must be 1 to 9, got 0"),
+        ({"compression": "gzip", "compression_level": 10}, ValueError, "must be 1 to 9, got 10"),
+        ({"compression": "zstd", "compression_level": 23}, ValueError, "must be 1 to 22, got 23"),
+        ({"compression": "zstd", "compression_level": 1.5}, TypeError, "compression_level"),
+        ({"compression_level": 3}, ValueError, "compression is None"),
+        ({"shuffle": True}, ValueError, "compression is None"),
+        ({"compression": "auto", "shuffle": True}, ValueError, "compression is 'auto'"),
+    ],
+)
+def test_a_wrong_compression_is_refused(given_options, error, message):
+    """At opening, before anything is written."""
+    with pytest.raises(error, match=message):
+        parse_options(0, "", given_options)
+
+
+def test_zstd_needs_its_extra(monkeypatch):
+    """Who asks for it without the package is told at opening; "auto" does without."""
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    parse_options(0, "", {"compression": "auto"})
+    with pytest.raises(MissingExtra, match=r"posterity\[zstd\]"):
+        parse_options(0, "", {"compression": "zstd"})

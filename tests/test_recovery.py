@@ -76,11 +76,11 @@ class Author:
             )
             layout = layout_of(encode_items(items))
             stamp = Stamp(began.run_id, began.generation, index, SAMPLES * index, SAMPLES, cut)
-            base, sums = file.append(stamp, layout, arrays)
+            region = file.append(stamp, layout, arrays)
             if layout.spec not in specs:
                 specs[layout.spec] = len(specs)
                 records.append(Described(layout.spec))
-            place = Place(number, rewrite, base, cut, specs[layout.spec], pack_sums(sums))
+            place = Place(number, rewrite, region.base, cut, specs[layout.spec], pack_sums(region.sums))
             records.append(Stored(index, SAMPLES * index, SAMPLES, layout.size, place))
         if not name.startswith(".") or name.endswith("new"):
             file.seal()

@@ -41,6 +41,11 @@ class DefaultBackend(Reads[EpochT]):
         inmem_epochs: this many of the newest epochs are in memory only, until `flush`, `close` or the end of the
             process.
         save_stats: whether `stats` of the epochs are kept.
+        compression: how large arrays are compressed: "gzip", "zstd" (needs `posterity[zstd]`), or "auto", which tries
+            both with the first epoch and takes what pays; by default not at all. It holds from the next file on.
+        compression_level: 1 to 9 for "gzip", 1 to 22 for "zstd"; by default 1, which is fast.
+        shuffle: whether the bytes of numbers are sorted before they are compressed. It helps chains that never repeat
+            a sample, and hurts those that do.
         mode: what to do with a run that is there: "a" continues it, "x" refuses, "w" replaces it at the first write.
         max_pending_bytes, max_pending_epochs: the size of the mailbox. A larger epoch is taken alone.
         max_device_bytes: of those, the bytes that may still be on the device that computes them (a GPU). A larger epoch
@@ -55,6 +60,7 @@ class DefaultBackend(Reads[EpochT]):
     Raises:
         UnknownOption: an option that doesn't exist (a `TypeError`); the nearest one is named.
         TypeError, ValueError: an option of the wrong type, or out of its range.
+        MissingExtra: "zstd" is asked for, or in the run already, and isn't installed (an `ImportError`).
         RunExists: there is a run, and the mode is "x" (a `FileExistsError`).
         RunLocked: somebody else writes the run (a `BlockingIOError`).
         ForeignFiles: files match `outfile_fmt` and aren't the run's (a `FileExistsError`).

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from .disk import Disk
-from .epochfile import FileHead, Reader, Region
+from .epochfile import FileHead, Reader
 from .errors import Damaged
 from .journal import (
     AnyRecord,
@@ -28,7 +28,7 @@ from .journal import (
     Rewritten,
     Stored,
 )
-from .layout import layout_of
+from .layout import Region, is_packed, layout_of
 from .options import check_format, file_name
 from .registry import Entry, Log, Registry, Series, next_entry
 
@@ -207,9 +207,14 @@ class Catalog:
     def region(self, place: Place) -> Region:
         """Where the arrays of an epoch are in its file."""
         layout, sums = layout_of(self.specs[place.layout]), unpack_sums(place.sums)
-        if len(sums) != len(layout.leaves):
+        if len(sums) != layout.nsums:
             raise Damaged(f"the journal has {len(sums)} checksums for {len(layout.leaves)} arrays")
         return Region(place.base, layout, sums)
+
+    def packed_specs(self) -> list[bytes]:
+        """The packed layouts that epochs have, in the order in which they came."""
+        used = self._used_layouts()
+        return [spec for i, spec in enumerate(self.specs) if i in used and is_packed(spec)]
 
     def numbers(self) -> set[int]:
         """The numbers of the files that hold an epoch."""
@@ -320,7 +325,7 @@ def open_place(disk: Disk, catalog: Catalog, place: Place) -> Reader:
         is_it = False
         try:
             found = reader.read_head()
-            is_it = found == head or (found is None and _has_epoch(reader, began, place))
+            is_it = head.is_same(found) or (found is None and _has_epoch(reader, began, place))
         finally:
             if not is_it:
                 reader.close()

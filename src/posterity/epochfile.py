@@ -7,23 +7,27 @@ was written is ever changed, but for the superblock.
 Up the stream: `layout`. Down the stream: `store` writes files, `snapshot` reads from them, `recovery` walks them.
 """
 
+import contextlib
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Self
 
 import numpy as np
 
 from . import hdf5
-from .disk import Buffer, Disk
+from .chunks import Note
+from .disk import Buffer, Disk, is_full
 from .errors import Damaged, NewerFormat
 from .layout import (
     FORMAT_VERSION,
     FRAME_HEAD,
     FRAME_MAGIC,
+    PACKED_VERSION,
     PAGE,
     SUM_NAME,
     Frame,
     Layout,
+    Region,
     Stamp,
     align,
     as_bytes,
@@ -32,6 +36,7 @@ from .layout import (
     layout_of,
     read_frame_size,
 )
+from .packed import PackedReader, pack
 from .tree import Array
 
 _HEAD_AT = 64
@@ -42,15 +47,21 @@ _MAX_FRAME = 1 << 28
 _MAX_SEARCH = 1 << 24
 _SLAB = 1 << 20
 _WORTH_SKIPPING = 1 << 16
+_WORTH_WRITING = 1 << 22
 
 
 class FileHead(NamedTuple):
-    """Whose file it is. `rewrite`: how often its content was written anew."""
+    """Whose file it is. `rewrite`: how often its content was written anew. `version`: of its format."""
 
     run_id: bytes
     generation: int
     number: int
     rewrite: int
+    version: int = FORMAT_VERSION
+
+    def is_same(self, other: "FileHead | None") -> bool:
+        """Whether it is the head of the same file, whatever its format."""
+        return other is not None and self[:4] == other[:4]
 
 
 class EpochFile:
@@ -77,16 +88,19 @@ class EpochFile:
         return file
 
     @classmethod
-    def reopen(cls, disk: Disk, name: str, head: FileHead, regions: Sequence[tuple[int, int, Layout]]) -> "EpochFile":
-        """Go on with a file in which the epochs `(index, base, layout)` are.
+    def reopen(cls, disk: Disk, name: str, head: FileHead, regions: Sequence[tuple[int, Region]]) -> "EpochFile":
+        """Go on with a file in which some epochs are, given by index.
 
         What a crash left behind them is cut off. That needs no sync of its own: what is added is checked as a whole, so
         it can't be taken for a mixture of old and new.
         """
         file = cls(disk, name, disk.open(name, write=True), head)
         try:
-            for index, base, layout in regions:
-                file._note(index, base, layout)
+            found = Reader(disk, file._fd, name).read_head()
+            if found is not None:
+                file.head = head._replace(version=found.version)
+            for index, region in regions:
+                file._note(index, region)
             if disk.size(file._fd) > file.end:
                 disk.truncate(file._fd, file.end)
         except OSError:
@@ -94,14 +108,19 @@ class EpochFile:
             raise
         return file
 
-    def _note(self, index: int, base: int, layout: Layout) -> None:
-        self.groups[index] = base + layout.group_at
-        self.end = base + layout.size
+    def _note(self, index: int, region: Region) -> None:
+        self.groups[index] = region.base + region.layout.group_at
+        self.end = region.end
+
+    @property
+    def takes_packed(self) -> bool:
+        """Whether packed epochs may be added: who knows the first format only must not take the file for one of it."""
+        return self.head.version >= PACKED_VERSION
 
     def append(
         self, stamp: Stamp, layout: Layout, arrays: Sequence[Array], sums: tuple[int, ...] | None = None
-    ) -> tuple[int, tuple[int, ...]]:
-        """Add an epoch; returns the base of its region and the checksums of its arrays. Nothing is synced.
+    ) -> Region:
+        """Add an epoch; returns its region. Nothing is synced.
 
         `sums`: checksums that the arrays had once, kept so that damage done since stays to be seen.
 
@@ -109,9 +128,12 @@ class EpochFile:
             OSError: the file's epochs are as they were, and `end` too: the next attempt writes over this one.
         """
         base = align(self.end, layout.align)
-        self.disk.reserve(self._fd, self.end, base + layout.size - self.end)
+        if not layout.grids:
+            self.disk.reserve(self._fd, self.end, base + layout.size - self.end)
         if sums is None:
             sums = tuple(data_sum(as_bytes(array)) for array in arrays)
+        if layout.grids:
+            return self._append_packed(base, stamp, layout, arrays, sums)
         head = layout.encode_head(base, stamp, arrays, sums)
         buffers: list[Buffer] = [bytes(base - self.end), head]
         at = base + len(head)
@@ -121,8 +143,72 @@ class EpochFile:
             at = start + layout.nbytes[i]
         buffers.append(bytes(base + layout.size - at))
         self.disk.write_at(self._fd, self.end, buffers)
-        self._note(stamp.epoch, base, layout)
-        return base, sums
+        region = Region(base, layout, sums)
+        self._note(stamp.epoch, region)
+        return region
+
+    def _append_packed(
+        self, base: int, stamp: Stamp, layout: Layout, arrays: Sequence[Array], sums: tuple[int, ...]
+    ) -> Region:
+        """Add an epoch whose large arrays are packed: the chunks as they come, and what says where they are at last."""
+        notes: list[Note] = []
+        start = base + layout.size
+        with self._clearing_up(), contextlib.closing(pack(layout, arrays)) as packed:
+            self.disk.reserve(self._fd, self.end, start - self.end)
+            nbytes = self._write_on(start, _noting(packed, notes))
+            index = layout.encode_index(base, notes)
+            region = Region(base, layout, (*sums, data_sum(index), layout.packed_size(nbytes)))
+            self._write_on(start + nbytes, [bytes(region.end - start - nbytes)])
+            self._write_head(stamp, region, arrays, index)
+        return region
+
+    def copy(self, stamp: Stamp, region: Region, reader: "Reader") -> Region:
+        """Add a packed epoch of another file as it is there, damaged or not; returns its region here."""
+        base, layout = align(self.end, region.layout.align), region.layout
+        packed = reader.packed(region)
+        arrays = [
+            _NOTHING if i in layout.grids else reader.read_array(region, i, verify=False) for i in _leaves(layout)
+        ]
+        index = layout.moved_index(packed.index, region.base, base)
+        moved = region._replace(base=base)
+        # What was damaged has to stay so: its checksum must be wrong in its new place, too.
+        moved = moved._replace(sums=(*region.sums[:-2], data_sum(index) ^ (not packed.is_good), region.size))
+        with self._clearing_up():
+            self.disk.reserve(self._fd, self.end, moved.end - self.end)
+            self._write_on(base + layout.size, (slab.data for slab in packed.slabs()))
+            self._write_head(stamp, moved, arrays, index)
+        return moved
+
+    def _write_on(self, at: int, parts: Iterable[Buffer]) -> int:
+        """Write parts one behind the other, in not too small pieces; returns how many bytes."""
+        start, waiting, nbytes = at, list[Buffer](), 0
+        for part in parts:
+            waiting.append(part)
+            nbytes += len(part)
+            if nbytes >= _WORTH_WRITING:
+                at, waiting, nbytes = self._put(at, waiting, nbytes), [], 0
+        return self._put(at, waiting, nbytes) - start
+
+    def _put(self, at: int, parts: Sequence[Buffer], nbytes: int) -> int:
+        self.disk.reserve(self._fd, at, nbytes)
+        self.disk.write_at(self._fd, at, parts)
+        return at + nbytes
+
+    def _write_head(self, stamp: Stamp, region: Region, arrays: Sequence[Array], index: bytes) -> None:
+        head = region.layout.encode_head(region.base, stamp, arrays, region.sums, index)
+        self.disk.write_at(self._fd, self.end, [bytes(region.base - self.end), head])
+        self._note(stamp.epoch, region)
+
+    @contextlib.contextmanager
+    def _clearing_up(self) -> Iterator[None]:
+        """Give the room back of an epoch for which there was too little: how much it needs is known too late."""
+        try:
+            yield
+        except OSError as error:
+            if is_full(error):
+                with contextlib.suppress(OSError):
+                    self.disk.truncate(self._fd, self.end)
+            raise
 
     def seal(self) -> None:
         """Make it an HDF5 file: append the root group, fill in the superblock. Nothing is synced."""
@@ -150,14 +236,6 @@ class EpochFile:
         self.disk.close(self._fd)
 
 
-class Region(NamedTuple):
-    """Where an epoch's arrays are, as the journal or a frame has it."""
-
-    base: int
-    layout: Layout
-    sums: tuple[int, ...]
-
-
 class Reader:
     """An open file of epochs, read at known offsets: no HDF5, no lock. Any thread may have one of its own."""
 
@@ -167,6 +245,7 @@ class Reader:
         self.name = name
         self.size = disk.size(fd)
         self._worth_searching = 8 * self.size + _MAX_SEARCH
+        self._packed: tuple[Region, PackedReader] | None = None
 
     @classmethod
     def open(cls, disk: Disk, name: str) -> "Reader":
@@ -195,9 +274,9 @@ class Reader:
         _, version, generation, rewrite, _, number, run_id, digest = _HEAD.unpack(data)
         if digest != data_sum(data[:-8]):
             return None
-        if version > FORMAT_VERSION:
-            raise NewerFormat(f"{self.name} has format {version}, and this posterity knows {FORMAT_VERSION}")
-        return FileHead(run_id, generation, number, rewrite)
+        if version > PACKED_VERSION:
+            raise NewerFormat(f"{self.name} has format {version}, and this posterity knows {PACKED_VERSION}")
+        return FileHead(run_id, generation, number, rewrite, version)
 
     def walk(self, start: int = _FIRST_REGION) -> Iterator[tuple[int, Frame]]:
         """The frames from an offset on, each with its base, until one isn't whole."""
@@ -270,25 +349,52 @@ class Reader:
         Raises:
             Damaged: the frame contradicts itself.
         """
-        layout = layout_of(frame.spec)
-        if layout.size != frame.region_size or len(frame.sums) != len(layout.leaves):
+        region = Region(base, layout_of(frame.spec), frame.sums)
+        if len(frame.sums) != region.layout.nsums or region.size != frame.region_size:
             raise Damaged(f"{self.name}: the epoch at offset {base} contradicts itself")
-        return Region(base, layout, frame.sums)
+        return region
 
     def is_whole(self, base: int, frame: Frame) -> bool:
         """Whether every byte that matters of a frame's epoch is there: its arrays, and the headers that HDF5 reads."""
         stamp = Stamp(frame.run_id, frame.generation, frame.epoch, frame.first, frame.nsamples, frame.cut)
         try:
             region = self.region(base, frame)
-            arrays = [self.read_array(region, i, verify=True) for i in range(len(region.layout.leaves))]
+            arrays = self.check_stored(region)
         except Damaged:
             return False
         return self.has_head(region, stamp, arrays)
 
+    def check_stored(self, region: Region) -> list[Array]:
+        """Compare the checksums of all that is stored of an epoch's arrays; returns those that aren't packed.
+
+        Raises:
+            Damaged: one is another; the message names the array.
+        """
+        if region.layout.grids:
+            self.packed(region).check_stored()
+        packed = region.layout.grids
+        return [_NOTHING if i in packed else self.read_array(region, i, verify=True) for i in _leaves(region.layout)]
+
     def has_head(self, region: Region, stamp: Stamp, arrays: Sequence[Array]) -> bool:
-        """Whether all that comes before an epoch's large arrays is as it was written, byte by byte."""
-        head = region.layout.encode_head(region.base, stamp, arrays, region.sums)
+        """Whether all that comes before an epoch's large arrays is as it was written, byte by byte.
+
+        `arrays`: all, or those that aren't packed.
+        """
+        index = self.packed(region).index if region.layout.grids else b""
+        head = region.layout.encode_head(region.base, stamp, arrays, region.sums, index)
         return self._read(region.base, len(head)) == head
+
+    def packed(self, region: Region) -> PackedReader:
+        """What reads the packed arrays of an epoch.
+
+        Raises:
+            Damaged: it can't be all there.
+        """
+        known = self._packed
+        if known is None or known[0] != region:
+            self._check_within(region, 0, region.end)
+            known = self._packed = (region, PackedReader(region, self.name, self._fill))
+        return known[1]
 
     def is_sealed(self, regions: Sequence[tuple[int, Region]]) -> bool:
         """Whether the superblock and the root group are those of a file with these epochs."""
@@ -296,7 +402,7 @@ class Reader:
         if head is None:
             return False
         root = _encode_root(head, {index: region.base + region.layout.group_at for index, region in regions})
-        at = align(max((region.base + region.layout.size for _, region in regions), default=_FIRST_REGION), 8)
+        at = align(max((region.end for _, region in regions), default=_FIRST_REGION), 8)
         superblock = hdf5.superblock(at, at + len(root))
         return self._read(0, len(superblock)) == superblock and self._read(at, len(root)) == root
 
@@ -307,10 +413,13 @@ class Reader:
             Damaged: the file ends before it, or with `verify` its checksum is another one.
         """
         layout = region.layout
-        self._check_there(region, i)
-        memory = np.empty(layout.nbytes[i], np.uint8)
-        self._fill(region.base + layout.offsets[i], memory)
-        array = memory.view(layout.dtypes[i]).reshape(layout.leaves[i].shape)
+        if i in layout.grids:
+            array = self.packed(region).read_array(i)
+        else:
+            self._check_there(region, i)
+            memory = np.empty(layout.nbytes[i], np.uint8)
+            self._fill(region.base + layout.offsets[i], memory)
+            array = memory.view(layout.dtypes[i]).reshape(layout.leaves[i].shape)
         if verify:
             self._check_sum(region, i, array)
         return array
@@ -337,6 +446,9 @@ class Reader:
         chains asked for are read, piece by piece: the memory needed beside `into` is a megabyte, or one row.
         """
         layout = region.layout
+        if i in layout.grids:
+            self.packed(region).read_samples(i, chains, into, start, thin)
+            return
         self._check_there(region, i)
         nchain, dim, nsamples = layout.leaves[i].shape
         dtype = layout.dtypes[i]
@@ -353,7 +465,9 @@ class Reader:
             into[out_row : out_row + count] = values[:, start - skipped :: thin]
 
     def _check_there(self, region: Region, i: int) -> None:
-        end = region.base + region.layout.offsets[i] + region.layout.nbytes[i]
+        self._check_within(region, i, region.base + region.layout.offsets[i] + region.layout.nbytes[i])
+
+    def _check_within(self, region: Region, i: int, end: int) -> None:
         if end > self.size:
             self.size = self._disk.size(self._fd)  # it grew since it was opened
         if end > self.size:
@@ -372,13 +486,27 @@ class Reader:
         return bytes(data[: self._disk.read_at(self._fd, offset, memoryview(data))])
 
 
+_NOTHING: Array = np.empty(0, np.uint8)
+
+
+def _leaves(layout: Layout) -> range:
+    return range(len(layout.leaves))
+
+
+def _noting(chunks: Iterable[tuple[Buffer, Note]], notes: list[Note]) -> Iterator[Buffer]:
+    """The bytes of chunks; what the index will say of them is noted."""
+    for data, note in chunks:
+        notes.append(note)
+        yield data
+
+
 def _encode_root(head: FileHead, groups: Mapping[int, int]) -> bytes:
     """The root group; `groups`: where each epoch's group is."""
     links = [(f"epoch_{index}", address) for index, address in groups.items()]
     attributes = b"".join(
         [
             hdf5.text_attribute("posterity_run", head.run_id.hex()),
-            hdf5.number_attribute("posterity_format", FORMAT_VERSION),
+            hdf5.number_attribute("posterity_format", head.version),
             hdf5.number_attribute("generation", head.generation),
             hdf5.number_attribute("number", head.number),
             hdf5.number_attribute("rewrite", head.rewrite),
@@ -388,7 +516,7 @@ def _encode_root(head: FileHead, groups: Mapping[int, int]) -> bytes:
 
 
 def _encode_head(head: FileHead) -> bytes:
-    fields = (_HEAD_MAGIC, FORMAT_VERSION, head.generation, head.rewrite, 0, head.number, head.run_id)
+    fields = (_HEAD_MAGIC, head.version, head.generation, head.rewrite, 0, head.number, head.run_id)
     body = _HEAD.pack(*fields, 0)[:-8]
     return (bytes(_HEAD_AT) + body + struct.pack("<Q", data_sum(body))).ljust(_FIRST_REGION, b"\0")
 

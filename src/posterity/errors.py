@@ -65,6 +65,10 @@ class NotWritten(PosterityError, TimeoutError):
     """`close` ran out of time; the message names the epochs that aren't on disk. The attempts go on."""
 
 
+class MissingExtra(PosterityError, ImportError):
+    """An optional package is needed and isn't installed; the message names the extra that has it."""
+
+
 class Closed(PosterityError, ValueError):
     """The backend was closed, by you or by the end of the process."""
 

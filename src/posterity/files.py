@@ -12,17 +12,18 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from .auto import can_choose, choose
 from .catalog import Catalog, filling_name, open_place, pack_sums, rewrite_name
 from .chores import Chore
 from .disk import Disk, is_full
 from .epoch import Held, cut_samples
-from .epochfile import EpochFile, FileHead
+from .epochfile import EpochFile, FileHead, Reader
 from .errors import Damaged
 from .journal import AnyRecord, Described, Dropped, Passed, Place, Published, Rewritten, Stored
-from .layout import Layout, Stamp
-from .options import file_name
+from .layout import PACKED_VERSION, Layout, Region, Stamp, layout_of, packed_layout
+from .options import Options, file_name
 from .policy import DropFiles, Part, PublishFile, WriteEpochs
-from .registry import FileSpan
+from .registry import Entry, FileSpan
 from .tree import Array
 
 logger = logging.getLogger(__name__)
@@ -38,9 +39,15 @@ class Change(NamedTuple):
 class Files:
     """The files of one generation of a run, of which one may be open to be added to."""
 
-    def __init__(self, disk: Disk, catalog: Catalog) -> None:
+    def __init__(self, disk: Disk, catalog: Catalog, options: Options) -> None:
         self._disk = disk
         self._catalog = catalog
+        self._takes_packed = options.compression is not None
+        self._packing = options.packing
+        self._must_choose = options.compression == "auto"
+        packed = catalog.packed_specs() if self._must_choose else []
+        if packed:  # what was chosen once holds for the run
+            self._packing, self._must_choose = layout_of(packed[-1]).packing, False
         self._file: EpochFile | None = None
         self._broken: set[int] = set()
         self._spoiled: Counter[int] = Counter()
@@ -78,8 +85,12 @@ class Files:
             epoch = held[entry.index]
             layout, arrays = cut_samples(epoch.layout, epoch.arrays(), part.cut)
             assert self._file is not None
-            place = self._append(self._file, part, layout, arrays, None, records, specs)
-            records.append(Stored(entry.index, entry.first, entry.nsamples, layout.size, place))
+            if self._file.takes_packed:
+                layout = self._packed(layout, arrays)
+            stamp = self._stamp(entry, part.cut)
+            region = self._file.append(stamp, layout, arrays)
+            place = self._place(self._file, part.cut, region, records, specs)
+            records.append(Stored(entry.index, entry.first, entry.nsamples, region.size, place))
         if needs_file and self._file is not None:
             if action.publishes:
                 self._file.seal()
@@ -92,26 +103,27 @@ class Files:
             action.publishes and bool(self._regions(action.file))
         )
 
-    def _append(
-        self,
-        file: EpochFile,
-        part: Part,
-        layout: Layout,
-        arrays: list[Array],
-        sums: tuple[int, ...] | None,
-        records: list[AnyRecord],
-        specs: dict[bytes, int],
+    def _packed(self, layout: Layout, arrays: Sequence[Array]) -> Layout:
+        """The layout of an epoch that may be packed. The first one that can be says how, if nobody else did."""
+        if self._must_choose and can_choose(layout):
+            self._packing, self._must_choose = choose(layout, arrays), False
+        return layout if self._packing is None else packed_layout(layout, self._packing)
+
+    def _stamp(self, entry: Entry, cut: int) -> Stamp:
+        began = self._catalog.began
+        return Stamp(began.run_id, began.generation, entry.index, entry.first, entry.nsamples, cut)
+
+    def _place(
+        self, file: EpochFile, cut: int, region: Region, records: list[AnyRecord], specs: dict[bytes, int]
     ) -> Place:
-        """Add an epoch to a file; `sums` None: they are worked out. `specs`: layouts not yet journaled."""
-        began, entry = self._catalog.began, part.entry
-        stamp = Stamp(began.run_id, began.generation, entry.index, entry.first, entry.nsamples, part.cut)
-        base, sums = file.append(stamp, layout, arrays, sums)
-        self.bytes_written += layout.size
-        spec_id = self._catalog.spec_ids.get(layout.spec, specs.get(layout.spec))
+        """The place of an epoch that was added to a file. `specs`: layouts not yet journaled."""
+        self.bytes_written += region.size
+        spec = region.layout.spec
+        spec_id = self._catalog.spec_ids.get(spec, specs.get(spec))
         if spec_id is None:
-            spec_id = specs[layout.spec] = len(self._catalog.specs) + len(specs)
-            records.append(Described(layout.spec))
-        return Place(file.head.number, file.head.rewrite, base, part.cut, spec_id, pack_sums(sums))
+            spec_id = specs[spec] = len(self._catalog.specs) + len(specs)
+            records.append(Described(spec))
+        return Place(file.head.number, file.head.rewrite, region.base, cut, spec_id, pack_sums(region.sums))
 
     def _open_file(self, span: FileSpan) -> bool:
         """Have the file open that epochs of `span` go to; returns whether its name is new in the folder."""
@@ -124,18 +136,25 @@ class Files:
         known = self._regions(span)
         if not known:
             rewrite = catalog.rewrites.get(span.number, 0) + self._spoiled[span.number]
-            head = FileHead(began.run_id, began.generation, span.number, rewrite)
+            head = self._head(span.number, rewrite, [])
             self._broken.discard(span.number)
             self._file = EpochFile.create(self._disk, name, head)
             return True
-        head = FileHead(began.run_id, began.generation, span.number, known[0][1].rewrite)
-        regions = [(i, place.base, catalog.region(place).layout) for i, place in known]
+        head = self._head(span.number, known[0][1].rewrite, [])
+        regions = [(i, catalog.region(place)) for i, place in known]
         try:
             self._file = EpochFile.reopen(self._disk, name, head, regions)
         except OSError:
             self._broken.add(span.number)
             raise
         return False
+
+    def _head(self, number: int, rewrite: int, packed: Sequence[Place]) -> FileHead:
+        """The head of a new file. `packed`: epochs that it will have; is one of them packed, it needs the version."""
+        began = self._catalog.began
+        head = FileHead(began.run_id, began.generation, number, rewrite)
+        has_packed = any(self._catalog.region(place).layout.grids for place in packed)
+        return head._replace(version=PACKED_VERSION) if self._takes_packed or has_packed else head
 
     def _regions(self, span: FileSpan) -> list[tuple[int, Place]]:
         """The epochs that are in a file already."""
@@ -198,12 +217,15 @@ class Files:
         records: list[AnyRecord] = []
         specs: dict[bytes, int] = {}
         places: list[Place | None] = []
-        head = FileHead(catalog.began.run_id, catalog.began.generation, span.number, rewrite)
+        head = self._head(span.number, rewrite, [place for _, place in self._regions(span)])
         file = EpochFile.create(self._disk, name, head)
         try:
             for part in parts:
-                read = None if part.is_empty else self._read_part(part)
-                places.append(None if read is None else self._append(file, *read, records, specs))
+                place = None
+                if not part.is_empty:
+                    region, cut = self._copy_part(file, part)
+                    place = self._place(file, cut, region, records, specs)
+                places.append(place)
             if not filling:
                 file.seal()
             file.sync()
@@ -215,23 +237,43 @@ class Files:
         target = filling_name(fmt, span.number) if filling else file_name(fmt, span.number)
         return Change(records, [Chore("replace", name, target)])
 
-    def _read_part(self, part: Part) -> tuple[Part, Layout, list[Array], tuple[int, ...] | None]:
-        """What is in a file of an epoch, without a few more of its first samples.
+    def _copy_part(self, file: EpochFile, part: Part) -> tuple[Region, int]:
+        """Add to a file what is left of an epoch that another one has; returns where, and how much of it is cut.
 
         A damaged epoch is taken over as it is, with the checksums that it had: it stays damaged, and is seen to be.
+        One that is packed stays so, and isn't brought back for it if nothing is cut.
         """
         catalog = self._catalog
         place = catalog.places[part.entry.index]
         assert place is not None
         region = catalog.region(place)
         with open_place(self._disk, catalog, place) as reader:
+            if region.layout.grids:
+                return self._copy_packed(file, part, place, reader)
             arrays = [reader.read_array(region, i, verify=False) for i in range(len(region.layout.leaves))]
             try:
                 reader.check_sums(region, arrays)
             except Damaged as error:
                 logger.critical("%s", error)
-                return Part(part.entry, place.cut), region.layout, arrays, region.sums
-        return (part, *cut_samples(region.layout, arrays, part.cut - place.cut), None)
+                stamp = self._stamp(part.entry, place.cut)
+                return file.append(stamp, region.layout, arrays, region.sums), place.cut
+        layout, arrays = cut_samples(region.layout, arrays, part.cut - place.cut)
+        return file.append(self._stamp(part.entry, part.cut), layout, arrays), part.cut
+
+    def _copy_packed(self, file: EpochFile, part: Part, place: Place, reader: Reader) -> tuple[Region, int]:
+        region = self._catalog.region(place)
+        packing = region.layout.packing
+        assert packing is not None
+        try:
+            if part.cut > place.cut:
+                arrays = [reader.read_array(region, i, verify=True) for i in range(len(region.layout.leaves))]
+                layout, arrays = cut_samples(region.layout, arrays, part.cut - place.cut)
+                stamp = self._stamp(part.entry, part.cut)
+                return file.append(stamp, packed_layout(layout, packing), arrays), part.cut
+            reader.check_stored(region)
+        except Damaged as error:
+            logger.critical("%s", error)
+        return file.copy(self._stamp(part.entry, place.cut), region, reader), place.cut
 
     # ---- going ---------------------------------------------------------------------------------------------------
 

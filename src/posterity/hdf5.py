@@ -1,29 +1,36 @@
-"""Just enough of the HDF5 file format to lay out groups and contiguous datasets by ourselves.
+"""Just enough of the HDF5 file format to lay out groups and datasets, contiguous or in chunks, by ourselves.
 
 libhdf5 can't append an epoch to a file without rewriting metadata in place, and holds one lock while it works. What a
 file needs around the numbers is little: an object header for each group and dataset, and a superblock. They are
 encoded here into bytes; nothing here does I/O. Readers are libhdf5 1.10 and later, h5py, h5dump.
 
 The format is "HDF5 File Format Specification Version 3.0" (The HDF Group): superblock version 2 (II.A), object headers
-version 2 (IV.A.1.b), links as messages (IV.A.2.g), contiguous layout version 3 (IV.A.2.i). Datatype messages are what
-libhdf5 itself makes (H5Tencode). Checksums are Bob Jenkins' lookup3, `hashlittle` (burtleburtle.net/bob/c/lookup3.c).
+version 2 (IV.A.1.b), links as messages (IV.A.2.g), contiguous layout version 3 and chunked layout version 4 (IV.A.2.i),
+with a fixed array that isn't paged as the index of chunks (VII.C). Datatype messages are what libhdf5 itself makes
+(H5Tencode). Checksums are Bob Jenkins' lookup3, `hashlittle` (burtleburtle.net/bob/c/lookup3.c).
 
 Up the stream: `layout` for one epoch, `epochfile` for a whole file.
 """
 
 import functools
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import h5py
 import numpy as np
+import numpy.typing as npt
 
 UNDEFINED = 2**64 - 1
 SUPERBLOCK_SIZE = 48
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
-_DATASPACE, _LINK_INFO, _DATATYPE, _FILL, _LINK, _LAYOUT, _GROUP_INFO, _ATTRIBUTE = 1, 2, 3, 5, 6, 8, 10, 12
+_DATASPACE, _LINK_INFO, _DATATYPE, _FILL, _LINK, _LAYOUT, _GROUP_INFO = 1, 2, 3, 5, 6, 8, 10
+_FILTERS, _ATTRIBUTE = 11, 12
 _PREFIX = struct.Struct("<4sBBI")
+_INDEX_HEADER = struct.Struct("<4sBBBBQQ")
+_INDEX_BLOCK = struct.Struct("<4sBBQ")
+_FIXED_ARRAY = 3
 _MASK = 0xFFFFFFFF
 _State = tuple[int, int, int]
 
@@ -72,28 +79,45 @@ def number_attribute(name: str, number: int) -> bytes:
     return _attribute(name, type_message(np.dtype("<u8")), struct.pack("<Q", number))
 
 
+class Chunked(NamedTuple):
+    """A dataset in chunks: the shape of each, how many there are, and the filters, each with its one parameter."""
+
+    chunk: tuple[int, ...]
+    nchunks: int
+    filters: Sequence[tuple[int, int]]
+
+
 class DatasetHeader:
-    """The object header of a contiguous dataset, encoded once and filled in with address and checksum.
+    """The object header of a dataset, encoded once and filled in with address and checksum.
 
     The constant part comes first, and the checksum of the header is kept for it: filling in costs a few microseconds.
     """
 
-    def __init__(self, dtype: np.dtype[np.generic], shape: tuple[int, ...], attributes: bytes, sum_name: str) -> None:
+    def __init__(
+        self,
+        dtype: np.dtype[np.generic],
+        shape: tuple[int, ...],
+        attributes: bytes,
+        sum_name: str,
+        chunked: Chunked | None = None,
+    ) -> None:
         nbytes = dtype.itemsize
         for length in shape:
             nbytes *= length
         self.nbytes = nbytes
+        self._length = b"" if chunked is not None else struct.pack("<Q", nbytes)
         constant = b"".join(
             [
                 _message(_DATASPACE, _dataspace(shape)),
                 _message(_DATATYPE, type_message(dtype), flags=1),
-                _message(_FILL, struct.pack("<BB", 3, 0x09)),
+                _message(_FILL, struct.pack("<BB", 3, 0x09 if chunked is None else 0x0B)),
                 attributes,
-                struct.pack("<BHBBB", _LAYOUT, 18, 0, 3, 1),
+                b"" if chunked is None else _message(_FILTERS, _pipeline(chunked.filters)),
+                _contiguous() if chunked is None else _in_chunks(chunked, dtype.itemsize),
             ]
         )
         self._sum_message = number_attribute(sum_name, 0)[:-8]
-        varying = 16 + len(self._sum_message) + 8
+        varying = 8 + len(self._length) + len(self._sum_message) + 8
         header = _PREFIX.pack(b"OHDR", 2, 2, len(constant) + varying) + constant
         self.size = len(header) + varying + 4
         done = len(header) // 12 * 12
@@ -101,10 +125,52 @@ class DatasetHeader:
         self._state = _mix_blocks(_start(len(header) + varying), header[:done])
 
     def fill(self, address: int, data_sum: int) -> bytes:
-        """The header for data that start at `address` and have the checksum `data_sum`."""
-        where = struct.pack("<QQ", address if self.nbytes else UNDEFINED, self.nbytes)
+        """The header for data that start at `address`, or the index of chunks, and have the checksum `data_sum`."""
+        where = struct.pack("<Q", address if self.nbytes else UNDEFINED) + self._length
         varying = where + self._sum_message + struct.pack("<Q", data_sum)
         return self._header + varying + struct.pack("<I", _finish(self._state, self._rest + varying))
+
+
+class ChunkTable(NamedTuple):
+    """Where chunks are in the file, how many bytes each takes, and which of its filters were left out, as bits."""
+
+    addresses: npt.NDArray[np.uint64]
+    sizes: npt.NDArray[np.uint64]
+    masks: npt.NDArray[np.uint32]
+
+
+class FixedArray:
+    """The index of a dataset's chunks: a header, and right behind it one block with an entry for each chunk."""
+
+    def __init__(self, nchunks: int, chunk_nbytes: int) -> None:
+        self._nchunks = nchunks
+        self._width = min(8, 1 + (chunk_nbytes.bit_length() + 7) // 8)  # of a chunk's size, as H5D__farray has it
+        self._entry = 8 + self._width + 4
+        self.size = _INDEX_HEADER.size + 4 + _INDEX_BLOCK.size + nchunks * self._entry + 4
+
+    def encode(self, address: int, table: ChunkTable) -> bytes:
+        """The index, which lies at `address`."""
+        behind = address + _INDEX_HEADER.size + 4
+        header = _INDEX_HEADER.pack(b"FAHD", 0, 1, self._entry, _page_bits(self._nchunks), self._nchunks, behind)
+        entries = np.zeros((self._nchunks, self._entry), np.uint8)
+        entries[:, :8] = _bytes_of(table.addresses, "<u8")
+        entries[:, 8:-4] = _bytes_of(table.sizes, "<u8")[:, : self._width]
+        entries[:, -4:] = _bytes_of(table.masks, "<u4")
+        block = _INDEX_BLOCK.pack(b"FADB", 0, 1, address) + entries.tobytes()
+        return b"".join([header, struct.pack("<I", checksum(header)), block, struct.pack("<I", checksum(block))])
+
+    def decode(self, data: bytes) -> ChunkTable:
+        """What `encode` was given; the checksums aren't looked at."""
+        at = _INDEX_HEADER.size + 4 + _INDEX_BLOCK.size
+        entries = np.frombuffer(data, np.uint8, self._nchunks * self._entry, at).reshape(self._nchunks, self._entry)
+        sizes = np.zeros((self._nchunks, 8), np.uint8)
+        sizes[:, : self._width] = entries[:, 8:-4]
+        addresses, masks = np.ascontiguousarray(entries[:, :8]), np.ascontiguousarray(entries[:, -4:])
+        return ChunkTable(addresses.view("<u8")[:, 0], sizes.view("<u8")[:, 0], masks.view("<u4")[:, 0])
+
+
+def _bytes_of(numbers: npt.NDArray[np.integer], dtype: str) -> npt.NDArray[np.uint8]:
+    return np.ascontiguousarray(numbers, dtype).view(np.uint8).reshape(len(numbers), -1)
 
 
 def utf8_dtype(nbytes: int) -> np.dtype[np.generic]:
@@ -184,6 +250,34 @@ def _dataspace(shape: tuple[int, ...]) -> bytes:
     if not shape:
         return struct.pack("<BBBB", 2, 0, 0, 0)
     return struct.pack(f"<BBBB{len(shape)}Q", 2, len(shape), 0, 1, *shape)
+
+
+def _contiguous() -> bytes:
+    """A layout message up to the address of the data."""
+    return struct.pack("<BHBBB", _LAYOUT, 18, 0, 3, 1)
+
+
+def _in_chunks(chunked: Chunked, itemsize: int) -> bytes:
+    """A layout message up to the address of the index."""
+    dims = (*chunked.chunk, itemsize)
+    width = (max(dims).bit_length() + 7) // 8  # as narrow as can be: HDF5 2.0 refuses another one
+    data = struct.pack("<BBBBB", 4, 2, 0, len(dims), width) + b"".join(dim.to_bytes(width, "little") for dim in dims)
+    data += bytes([_FIXED_ARRAY, _page_bits(chunked.nchunks)])
+    return struct.pack("<BHB", _LAYOUT, len(data) + 8, 0) + data
+
+
+def _page_bits(nchunks: int) -> int:
+    """So many that the index is never paged; HDF5's own number at least."""
+    return max(10, (nchunks - 1).bit_length())
+
+
+def _pipeline(filters: Sequence[tuple[int, int]]) -> bytes:
+    """A filter pipeline, version 2. Those of numbers from 256 on could have a name."""
+    parts = [
+        struct.pack("<H", number) + (struct.pack("<H", 0) if number >= 256 else b"") + struct.pack("<HHI", 1, 1, value)
+        for number, value in filters
+    ]
+    return bytes([2, len(filters)]) + b"".join(parts)
 
 
 def _link(name: str, address: int) -> bytes:

@@ -19,10 +19,12 @@ import xxhash
 
 from .disk import Disk
 from .errors import Damaged, NewerFormat
+from .layout import is_packed
 
 NAME = "posterity.journal"
 NEW_NAME = ".posterity.journal.new"
-VERSION = 1
+VERSION = 2
+_UNPACKED_VERSION = 1
 _MAGIC = b"POSTjrnl"
 _HEADER = struct.Struct("<8sII")
 _MARKER = b"\xb5\x0aPb"
@@ -128,9 +130,9 @@ _decoder = msgspec.msgpack.Decoder(list[AnyRecord])
 _encoder = msgspec.msgpack.Encoder()
 
 
-def encode_header() -> bytes:
-    """The first bytes of a journal."""
-    return _HEADER.pack(_MAGIC, VERSION, 0)
+def encode_header(version: int = _UNPACKED_VERSION) -> bytes:
+    """The first bytes of a journal. Packed layouts came with version 2; who has none writes version 1."""
+    return _HEADER.pack(_MAGIC, version, 0)
 
 
 def encode_batch(records: Sequence[Record], offset: int) -> bytes:
@@ -218,16 +220,22 @@ def salvage(data: bytes) -> list[AnyRecord]:
 class Journal:
     """An open journal. One thread appends."""
 
-    def __init__(self, disk: Disk, fd: int, end: int) -> None:
+    def __init__(self, disk: Disk, fd: int, end: int, version: int) -> None:
         self._disk = disk
         self._fd = fd
         self.end = end
+        self.takes_packed = version > _UNPACKED_VERSION
         self.is_broken = False
 
     @classmethod
-    def create(cls, disk: Disk, records: Sequence[Record]) -> "Journal":
-        """A new journal that begins with these records, put in the place of one that is there, in one step."""
-        header = encode_header()
+    def create(cls, disk: Disk, records: Sequence[Record], *, takes_packed: bool = False) -> "Journal":
+        """A new journal that begins with these records, put in the place of one that is there, in one step.
+
+        `takes_packed`: packed layouts will be described in it.
+        """
+        takes_packed |= any(isinstance(record, Described) and is_packed(record.spec) for record in records)
+        version = VERSION if takes_packed else _UNPACKED_VERSION
+        header = encode_header(version)
         data = header + encode_batch(records, len(header))
         fd = disk.create(NEW_NAME)
         try:
@@ -239,7 +247,7 @@ class Journal:
         except OSError:
             disk.close(fd)
             raise
-        return cls(disk, fd, len(data))
+        return cls(disk, fd, len(data), version)
 
     @classmethod
     def open(cls, disk: Disk, end: int) -> "Journal":
@@ -252,10 +260,12 @@ class Journal:
             if disk.size(fd) > end:
                 disk.truncate(fd, end)
             disk.sync(fd)
+            header = bytearray(_HEADER.size)
+            disk.read_at(fd, 0, memoryview(header))
         except OSError:
             disk.close(fd)
             raise
-        return cls(disk, fd, end)
+        return cls(disk, fd, end, _HEADER.unpack(header)[1])
 
     def append(self, records: Sequence[Record]) -> None:
         """Add records as one batch. They survive a power cut on return.

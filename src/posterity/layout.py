@@ -5,6 +5,10 @@ describes itself to everybody; the small arrays; the large ones, each from a mul
 addresses of the file, but nothing outside it points into it until the file is sealed. So regions are appended one
 after the other, and what is in a file can be found by walking from frame to frame, with no journal and no HDF5.
 
+In a packed layout the large arrays are cut into chunks and compressed. Their index has a place of its own, before the
+small arrays; the chunks come last. How long the region is, and the checksum of the index, stand behind the arrays'
+checksums, wherever these are kept.
+
 `Layout` is all of that which equal epochs share. It is worked out once for each kind of epoch.
 
 Up the stream: `tree` gives the items. Down the stream: `epochfile` writes and reads regions.
@@ -21,12 +25,17 @@ import numpy as np
 import xxhash
 
 from . import hdf5
+from .chunks import Grid, Index, Note, Table, chunk_shape
+from .codec import LEVELS, Codec, Packing
 from .errors import Damaged
 from .tree import MAX_AXES, Array, Item, dtype_from_text
 
 FORMAT_VERSION = 1
+PACKED_VERSION = 2
+MOST_PACKED = 1024  # bytes of arrays for one byte of a region: what a file can make its readers allocate is bounded
 PAGE = 4096
 LARGE = 16384
+WORTH_PACKING = LARGE
 SUM_NAME = "xxh3_64"
 MAX_ITEMS = 1_000_000
 _TOO_LARGE = 1 << 60
@@ -34,6 +43,19 @@ FRAME_MAGIC = b"POSTepch"
 _FRAME = struct.Struct("<8sIIIIQQQQQQ16s")
 _HASH = struct.Struct("<Q")
 _items_decoder = msgspec.msgpack.Decoder(list[Item])
+
+
+class _PackedSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Items, how their large arrays are packed, and of each array the shape of its chunks: none if it isn't packed."""
+
+    codec: Codec
+    level: int
+    shuffle: bool
+    chunks: list[tuple[int, ...]]
+    items: list[Item]
+
+
+_packed_decoder = msgspec.msgpack.Decoder(_PackedSpec)
 
 
 def data_sum(data: bytes | bytearray | memoryview) -> int:
@@ -71,20 +93,43 @@ class Layout:
 
     def __init__(self, spec: bytes) -> None:
         self.spec = spec
-        self.items = decode_items(spec)
+        packed = _decode_packed(spec) if is_packed(spec) else None
+        self.items = decode_items(spec) if packed is None else packed.items
         self.leaves = [item for item in self.items if item.is_array]
         self.dtypes = [dtype_from_text(item.dtype) for item in self.leaves]
         for item, dtype in zip(self.leaves, self.dtypes, strict=True):
             _check_size(item, dtype)
-        self._headers = [
-            hdf5.DatasetHeader(_file_dtype(item, dtype), item.shape, _item_attributes(item), SUM_NAME)
-            for dtype, item in zip(self.dtypes, self.leaves, strict=True)
-        ]
-        self.frame_size = align(_FRAME.size + len(spec) + 8 * len(self.leaves) + _HASH.size, 8)
+        self.packing: Packing | None = None
+        self.grids: dict[int, Grid] = {}
+        if packed is not None:
+            self._cut(packed)
+        self._index = Index(self.grids, {i: len(self._filters(i)) for i in self.grids})
+        self._headers = [self._dataset_header(i) for i in range(len(self.leaves))]
+        self.nsums = len(self.leaves) + (2 if self.grids else 0)
+        self.frame_size = align(_FRAME.size + len(spec) + 8 * self.nsums + _HASH.size, 8)
         self._place_headers()
         self._place_data()
         self.by_path = {item.path: i for i, item in enumerate(self.leaves)}
         self._group_cache: tuple[int, list[bytes]] | None = None
+
+    def _cut(self, packed: _PackedSpec) -> None:
+        """Take in which arrays are packed, and how."""
+        self.packing = Packing(packed.codec, packed.level, packed.shuffle)
+        if packed.level not in LEVELS[packed.codec] or not any(packed.chunks):
+            raise ValueError(f"nothing can be packed with {self.packing}")
+        for i, (item, dtype, chunk) in enumerate(zip(self.leaves, self.dtypes, packed.chunks, strict=True)):
+            if chunk:
+                self.grids[i] = Grid(item.shape, dtype.itemsize, chunk)
+
+    def _filters(self, i: int) -> list[tuple[int, int]]:
+        assert self.packing is not None
+        return self.packing.filters(self.dtypes[i].itemsize)
+
+    def _dataset_header(self, i: int) -> hdf5.DatasetHeader:
+        item, grid = self.leaves[i], self.grids.get(i)
+        chunked = hdf5.Chunked(grid.chunk, grid.nchunks, self._filters(i)) if grid is not None else None
+        dtype = _file_dtype(item, self.dtypes[i])
+        return hdf5.DatasetHeader(dtype, item.shape, _item_attributes(item), SUM_NAME, chunked)
 
     def _place_headers(self) -> None:
         """First the datasets' headers, then the groups', the epoch's own last."""
@@ -106,20 +151,24 @@ class Layout:
         self.group_at = places[""]
 
     def _place_data(self) -> None:
-        """The small arrays first; each array's checks of its size are done here, once."""
-        end = self.frame_size + self.meta_size
+        """The index of chunks first, then the small arrays; each array's checks of its size are done here, once."""
+        self.index_at = self.frame_size + self.meta_size
+        end = self.index_at + self._index.size
         self.offsets = [0] * len(self.leaves)
         self.nbytes = [header.nbytes for header in self._headers]
-        is_large = [nbytes >= LARGE for nbytes in self.nbytes]
+        is_large = [nbytes >= LARGE and not self.grids for nbytes in self.nbytes]
         self.align = PAGE if any(is_large) else 8
         for large in (False, True):
             for i, nbytes in enumerate(self.nbytes):
-                if is_large[i] == large:
+                if i in self.grids:
+                    self.offsets[i] = self.index_at + self._index.offsets[i]
+                elif is_large[i] == large:
                     self.offsets[i] = align(end, PAGE if large else 8)
                     end = self.offsets[i] + nbytes
         self.small_size = min((o for o, large in zip(self.offsets, is_large, strict=True) if large), default=end)
         self.large = [i for i, large in enumerate(is_large) if large]
-        self.size = align(end, 8)
+        self.small = [i for i, large in enumerate(is_large) if not large and i not in self.grids]
+        self.size = align(end, 8)  # without chunks; they come from here on
 
     def _group_attributes(self, path: str, stamp: "Stamp") -> bytes:
         item = self._groups[path]
@@ -128,7 +177,7 @@ class Layout:
         return b"".join(
             [
                 hdf5.text_attribute("posterity_run", stamp.run_id.hex()),
-                hdf5.number_attribute("posterity_format", FORMAT_VERSION),
+                hdf5.number_attribute("posterity_format", PACKED_VERSION if self.grids else FORMAT_VERSION),
                 hdf5.number_attribute("generation", stamp.generation),
                 hdf5.number_attribute("index", stamp.epoch),
                 hdf5.number_attribute("first", stamp.first),
@@ -137,11 +186,17 @@ class Layout:
             ]
         )
 
-    def encode_head(self, base: int, stamp: "Stamp", arrays: Sequence[Array], sums: Sequence[int]) -> bytearray:
-        """All of a region that comes before its large arrays: the frame, the headers, the small arrays."""
+    def encode_head(
+        self, base: int, stamp: "Stamp", arrays: Sequence[Array], sums: Sequence[int], index: bytes = b""
+    ) -> bytearray:
+        """All of a region that comes before its large arrays, or its chunks: the frame, the headers, the small arrays.
+
+        `index`: of the chunks, where there are some; of the packed `arrays` nothing is needed.
+        """
         head = bytearray(self.small_size)
+        size = Region(base, self, tuple(sums)).size
         _FRAME.pack_into(
-            head, 0, FRAME_MAGIC, self.frame_size, len(self.spec), len(sums), stamp.generation, self.size,
+            head, 0, FRAME_MAGIC, self.frame_size, len(self.spec), len(sums), stamp.generation, size,
             stamp.epoch, stamp.first, stamp.nsamples, stamp.cut, base, stamp.run_id,
         )  # fmt: skip
         at = _FRAME.size
@@ -155,11 +210,35 @@ class Layout:
         for path, encoded in self._encode_groups(base, stamp):
             at = self._places[path]
             head[at : at + len(encoded)] = encoded
-        for i, array in enumerate(arrays):
-            if self.nbytes[i] < LARGE:
-                at = self.offsets[i]
-                head[at : at + self.nbytes[i]] = as_bytes(array)
+        head[self.index_at : self.index_at + len(index)] = index
+        for i in self.small:
+            at = self.offsets[i]
+            head[at : at + self.nbytes[i]] = as_bytes(arrays[i])
         return head
+
+    @property
+    def index_size(self) -> int:
+        """The size of the index of chunks."""
+        return self._index.size
+
+    def encode_index(self, base: int, chunks: Sequence[Note]) -> bytes:
+        """The index of chunks that lie one behind the other."""
+        return self._index.encode(base + self.index_at, self._index.tables(base + self.size, chunks))
+
+    def decode_index(self, data: bytes) -> dict[int, Table]:
+        """Of each packed array, where its chunks are."""
+        return self._index.decode(data)
+
+    def moved_index(self, data: bytes, base: int, new_base: int) -> bytes:
+        """The index of an epoch that is moved, with all its chunks."""
+        shift = np.uint64((new_base - base) % 2**64)
+        tables = {i: t._replace(addresses=t.addresses + shift) for i, t in self._index.decode(data).items()}
+        return self._index.encode(new_base + self.index_at, tables)
+
+    def packed_size(self, nbytes: int) -> int:
+        """The size of a region whose chunks take so many bytes."""
+        most = sum(grid.nbytes for grid in self.grids.values()) // MOST_PACKED
+        return align(self.size + max(nbytes, most), 8)
 
     def _encode_groups(self, base: int, stamp: "Stamp") -> list[tuple[str, bytes]]:
         """The groups' headers. All but the epoch's own depend on the base alone, which is often the same."""
@@ -188,6 +267,27 @@ class Stamp(NamedTuple):
     cut: int
 
 
+class Region(NamedTuple):
+    """Where an epoch's arrays are, as the journal or a frame has it.
+
+    `sums`: of each array; in a packed layout the checksum of the index and the region's size follow.
+    """
+
+    base: int
+    layout: Layout
+    sums: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """How many bytes it takes."""
+        return self.sums[-1] if self.layout.grids else self.layout.size
+
+    @property
+    def end(self) -> int:
+        """Where it ends in the file."""
+        return self.base + self.size
+
+
 EMPTY_STAMP = Stamp(bytes(16), 0, 0, 0, 0, 0)
 
 
@@ -206,6 +306,36 @@ def decode_items(spec: bytes) -> list[Item]:
         items = _items_decoder.decode(spec)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Damaged(f"an epoch's description can't be read: {error}") from error
+    _check_items(items)
+    return items
+
+
+def encode_packed(layout: Layout, packing: Packing) -> bytes:
+    """The bytes that stand for a layout in which the large arrays are packed; its own if there are none."""
+    chunks = [
+        chunk_shape(item.shape, dtype.itemsize) if nbytes >= WORTH_PACKING else ()
+        for item, dtype, nbytes in zip(layout.leaves, layout.dtypes, layout.nbytes, strict=True)
+    ]
+    if not any(chunks):
+        return encode_items(layout.items)
+    return msgspec.msgpack.encode(_PackedSpec(*packing, chunks, layout.items))
+
+
+def is_packed(spec: bytes) -> bool:
+    """Whether the bytes stand for a packed layout: they are a map, and no list."""
+    return spec[:1] >= b"\x80" and spec[:1] < b"\x90"
+
+
+def _decode_packed(spec: bytes) -> _PackedSpec:
+    try:
+        packed = _packed_decoder.decode(spec)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Damaged(f"an epoch's description can't be read: {error}") from error
+    _check_items(packed.items)
+    return packed
+
+
+def _check_items(items: Sequence[Item]) -> None:
     groups = {""}
     seen = {""}
     for item in items:
@@ -215,7 +345,12 @@ def decode_items(spec: bytes) -> list[Item]:
         seen.add(item.path)
         if not item.is_array and item.kind != "none":
             groups.add(item.path)
-    return items
+
+
+@functools.lru_cache(maxsize=1024)
+def packed_layout(layout: Layout, packing: Packing) -> Layout:
+    """The layout in which an epoch is packed that has this one."""
+    return layout_of(encode_packed(layout, packing))
 
 
 @functools.lru_cache(maxsize=4096)

@@ -11,10 +11,12 @@ from typing import Literal
 
 import msgspec
 
+from .codec import DEFAULT_LEVEL, LEVELS, Codec, Packing, check_codec
 from .errors import UnknownOption
 
 Mode = Literal["a", "x", "w"]
 OnFull = Literal["wait", "raise"]
+Compression = Codec | Literal["auto"]
 
 DEFAULT_FMT = "epochs_%d.h5"
 _FIELD = re.compile(r"%(?:%|0?\d{0,3}[di])")
@@ -23,7 +25,8 @@ _FIELD = re.compile(r"%(?:%|0?\d{0,3}[di])")
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     """What a backend was opened with. Sizes in bytes, times in seconds.
 
-    `outfile_fmt` None: what the run in the folder has, and `DEFAULT_FMT` for a new one.
+    `outfile_fmt` None: what the run in the folder has, and `DEFAULT_FMT` for a new one. `compression_level` None: the
+    codec's own.
     """
 
     burn: int = 0
@@ -32,6 +35,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     epochs_per_file: int = 1
     inmem_epochs: int = 0
     save_stats: bool = True
+    compression: Compression | None = None
+    compression_level: int | None = None
+    shuffle: bool = False
     mode: Mode = "a"
     max_pending_bytes: int = 1 << 30
     max_pending_epochs: int = 10_000
@@ -44,6 +50,14 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     flush_on_sigterm: bool = False
     reader_threads: int = 4
     trusted_classes: tuple[str, ...] = ()
+
+    @property
+    def packing(self) -> Packing | None:
+        """How large arrays are compressed; None also if that is to be measured."""
+        if self.compression is None or self.compression == "auto":
+            return None
+        level = self.compression_level
+        return Packing(self.compression, DEFAULT_LEVEL[self.compression] if level is None else level, self.shuffle)
 
 
 _LEAST = {
@@ -67,6 +81,7 @@ def parse_options(burn: int, outdir: str | os.PathLike[str], given: dict[str, ob
     Raises:
         UnknownOption: a name that isn't an option; the nearest one is named.
         TypeError, ValueError: a value of the wrong type, or out of its range.
+        MissingExtra: the compression asked for needs a package that isn't installed.
     """
     names = Options.__struct_fields__
     for name in given:
@@ -84,6 +99,7 @@ def parse_options(burn: int, outdir: str | os.PathLike[str], given: dict[str, ob
     except msgspec.ValidationError as error:
         raise TypeError(f"an option has the wrong type: {error}") from error
     _check_ranges(options)
+    _check_compression(options)
     if options.outfile_fmt is not None:
         check_format(options.outfile_fmt)
     return options
@@ -107,6 +123,20 @@ def _check_ranges(options: Options) -> None:
         value = getattr(options, name)
         if not value >= least:
             raise ValueError(f"{name} must be at least {least}, got {value!r}")
+
+
+def _check_compression(options: Options) -> None:
+    codec, level = options.compression, options.compression_level
+    if codec is None or codec == "auto":
+        if level is not None or options.shuffle:
+            raise ValueError(
+                f"compression_level and shuffle go with compression='gzip' or 'zstd'; compression is {codec!r}"
+            )
+        return
+    levels = LEVELS[codec]
+    if level is not None and level not in levels:
+        raise ValueError(f"compression_level of {codec!r} must be {levels[0]} to {levels[-1]}, got {level!r}")
+    check_codec(codec)
 
 
 def check_format(fmt: str) -> None:

@@ -155,11 +155,7 @@ def _adopt(disk: Disk, catalog: Catalog, names: list[str]) -> list[str]:
 
 def _known_end(catalog: Catalog, number: int) -> int | None:
     """Where the known epochs of a file end; None if it has none."""
-    ends = [
-        place.base + catalog.region(place).layout.size
-        for place in catalog.places
-        if place is not None and place.number == number
-    ]
+    ends = [catalog.region(place).end for place in catalog.places if place is not None and place.number == number]
     return max(ends, default=None)
 
 
@@ -168,7 +164,7 @@ def _adopt_from(disk: Disk, catalog: Catalog, name: str, number: int, start: int
     expected = FileHead(began.run_id, began.generation, number, catalog.rewrites.get(number, 0))
     try:
         with Reader.open(disk, name) as reader:
-            if reader.read_head() != expected:
+            if not expected.is_same(reader.read_head()):
                 return 0
             for base, frame in reader.walk() if start is None else reader.walk(start):
                 is_next = (frame.epoch, frame.first) == (len(catalog.places), catalog.nsamples)

@@ -17,11 +17,11 @@ import numpy as np
 from .catalog import Catalog, open_place
 from .disk import Disk
 from .epoch import EpochDict, Held, to_epoch
-from .epochfile import EpochFile, FileHead, Reader, Region
+from .epochfile import EpochFile, FileHead, Reader
 from .errors import Burned, Closed, Damaged
 from .foreign import choose_epoch, read_foreign_epoch
 from .journal import Place
-from .layout import Layout, Stamp, encode_items, layout_of
+from .layout import Layout, Region, Stamp, encode_items, layout_of
 from .registry import Entry, Registry
 from .selection import Mask, Piece, check_thin, chosen_chains, count_samples, flatten_samples, pieces
 from .shelf import Shelf

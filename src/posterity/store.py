@@ -16,11 +16,13 @@ from typing import NamedTuple
 from . import journal
 from .catalog import Catalog, aside_name, filling_name
 from .chores import Chore, Chores
+from .codec import check_codec
 from .disk import Disk
 from .epoch import Held
 from .errors import Damaged, ForeignFiles, RunExists
 from .files import Change, Files
-from .journal import Began, Burned, Grouped, Journal
+from .journal import Began, Burned, Grouped, Journal, Record
+from .layout import layout_of
 from .lock import Lock
 from .options import DEFAULT_FMT, Options, file_name
 from .policy import Action, DropFiles, PublishFile, RewriteFile, StoreBurn, WriteEpochs
@@ -109,6 +111,7 @@ class Store:
         if found.catalog is None:
             raise Damaged(f"{self.disk.folder}: the run went away while it was opened")
         self._check_format(found.catalog)
+        _check_codecs(found.catalog)
         self._sync_found(found)
         self._take(found.catalog)
         self._chores.add(found.chores)
@@ -135,7 +138,7 @@ class Store:
             self._files.close()
         self._written_before = self.bytes_written
         self.catalog = catalog
-        self._files = Files(self.disk, catalog)
+        self._files = Files(self.disk, catalog, self.options)
 
     def _check_format(self, catalog: Catalog) -> None:
         fmt = catalog.began.outfile_fmt
@@ -234,7 +237,7 @@ class Store:
             self._begin(registry, self._new_run_id)
         elif self.catalog.began.generation < registry.generation:
             self._restart(self.catalog, registry)
-        elif self._journal is None or self._journal.is_broken or _is_long(self.catalog):
+        elif self._journal is None or self._journal.is_broken or _is_long(self.catalog) or self._is_too_old():
             self._start_journal(self.catalog)
         assert self.catalog is not None
         self._group(self.catalog, registry.series[-1])
@@ -246,7 +249,7 @@ class Store:
         began = Began(run_id, generation, fmt, registry.burn, registry.asked_burn, time.time())
         catalog = Catalog(began)
         catalog.apply(Grouped(0, 1, registry.series[0].epochs_per_file))
-        old, self._journal = self._journal, Journal.create(self.disk, list(catalog.records()))
+        old, self._journal = self._journal, self._new_journal(list(catalog.records()))
         if old is not None:
             old.close()
         self._take(catalog)
@@ -279,8 +282,15 @@ class Store:
             self._journal = None
         catalog.forget_unused_layouts()
         records = list(catalog.records())
-        self._journal = Journal.create(self.disk, records)
+        self._journal = self._new_journal(records)
         catalog.nrecords = len(records)
+
+    def _new_journal(self, records: list[Record]) -> Journal:
+        return Journal.create(self.disk, records, takes_packed=self.options.compression is not None)
+
+    def _is_too_old(self) -> bool:
+        """Whether the journal's version says that there are no packed layouts in it, and there will be."""
+        return self.options.compression is not None and self._journal is not None and not self._journal.takes_packed
 
     def mark_closing(self) -> None:
         """Tell who opens the folder next that it is worth waiting. Takes no lock."""
@@ -309,6 +319,17 @@ def _grouped(actions: Sequence[Action]) -> list[list[Action]]:
         else:
             groups.append([action])
     return groups
+
+
+def _check_codecs(catalog: Catalog) -> None:
+    """Refuse to go on with a run that couldn't be read: burn, for one, needs that.
+
+    Raises:
+        MissingExtra: an epoch is compressed in a way that needs a package that isn't installed.
+    """
+    for packing in {layout_of(spec).packing for spec in catalog.packed_specs()}:
+        if packing is not None:
+            check_codec(packing.codec)
 
 
 def _is_long(catalog: Catalog) -> bool:
