@@ -16,11 +16,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
+import faulty
 import test_damage
 import test_faults
 import test_powercut
 from posterity import store, verify
 from posterity.options import parse_options
+from smallchunks import small_chunks
 
 Case = tuple[str, Callable[[], object]]
 
@@ -40,8 +42,8 @@ def power_cuts(folder: Path, seconds: float) -> Iterator[Case]:  # noqa: ARG001 
 
 def failing_calls(folder: Path, seconds: float) -> Iterator[Case]:  # noqa: ARG001  # they are counted
     """Each call of a workload fails once."""
-    for epochs_per_file, inmem_epochs in test_faults.GROUPINGS:
-        options = {"epochs_per_file": epochs_per_file, "inmem_epochs": inmem_epochs}
+    for grouping in test_faults.GROUPINGS:
+        options = faulty.options_of(*grouping)
         parse_options(0, folder, options)
         for name, fault in test_faults.FAULTS.items():
             ncalls = test_faults.check_failing(folder / "whole", fault, 0, options)
@@ -60,21 +62,26 @@ def failing_calls(folder: Path, seconds: float) -> Iterator[Case]:  # noqa: ARG0
 def kills(folder: Path, seconds: float) -> Iterator[Case]:  # noqa: ARG001  # they are counted
     """The process is killed at each call, and half-way through each write."""
     for grouping in test_faults.GROUPINGS:
-        _, ncalls = test_faults.killed(folder / "whole", *grouping, 0)
+        _, ncalls = test_faults.killed(folder / "whole", grouping, 0)
         shutil.rmtree(folder / "whole")
         for at in range(1, ncalls + 1):
             outdir = folder / f"run-{at}"
             yield (
                 f"call {at}, {grouping}",
-                lambda outdir=outdir, at=at, grouping=grouping: test_faults.check_killed(outdir, *grouping, at),
+                lambda outdir=outdir, at=at, grouping=grouping: test_faults.check_killed(outdir, grouping, at),
             )
             shutil.rmtree(outdir, ignore_errors=True)
 
 
 def damage(folder: Path, seconds: float) -> Iterator[Case]:  # noqa: ARG001  # they are counted
     """Every seventh byte of each file is changed: it is found, or all can be read; at most one epoch can't."""
-    run = folder / "run"
-    test_damage.write(run)
+    for options in test_damage.OPTIONS:
+        run = folder / f"run-{len(options)}"
+        test_damage.write(run, options)
+        yield from _damaged(run)
+
+
+def _damaged(run: Path) -> Iterator[Case]:
     for path in sorted(run.glob("*.h5")):
         for at in range(0, path.stat().st_size, 7):
 
@@ -101,7 +108,8 @@ def tried(name: str, seconds: float) -> tuple[int, int]:
         for case, look in KINDS[name](folder, seconds):
             ntried += 1
             try:
-                look()
+                with small_chunks():
+                    look()
             except Exception:  # noqa: BLE001  # whatever it is, it is a loss, and the next one is tried
                 nlost += 1
                 print(f"LOST: {name}: {case}\n{traceback.format_exc()}", flush=True)

@@ -1,6 +1,6 @@
 """A disk that fails, or kills the process, at its n-th call; and a workload that meets every kind of call.
 
-Run as a script, it does the workload: `faulty.py OUTDIR EPOCHS_PER_FILE INMEM_EPOCHS KILL_AT`.
+Run as a script, it does the workload: `faulty.py OUTDIR EPOCHS_PER_FILE INMEM_EPOCHS COMPRESSION KILL_AT`.
 """
 
 import os
@@ -15,6 +15,7 @@ from posterity import DefaultBackend, WriteFailed
 from posterity.disk import Disk
 from posterity.options import parse_options
 from posterity.service import Service
+from smallchunks import small_chunks
 
 CALLS = [
     "create",
@@ -122,10 +123,18 @@ def say(*words):
     sys.stdout.flush()
 
 
-def main(outdir, epochs_per_file, inmem_epochs, kill_at):
+def options_of(epochs_per_file, inmem_epochs, compression):
+    return {
+        "epochs_per_file": int(epochs_per_file),
+        "inmem_epochs": int(inmem_epochs),
+        "compression": None if compression == "None" else compression,
+    }
+
+
+def main(outdir, epochs_per_file, inmem_epochs, compression, kill_at):
     disk = FaultyDisk(Path(outdir), kill, int(kill_at))
-    options = {"epochs_per_file": int(epochs_per_file), "inmem_epochs": int(inmem_epochs)}
-    with backend_on(disk, **options) as backend:
+    options = options_of(epochs_per_file, inmem_epochs, compression)
+    with small_chunks(), backend_on(disk, **options) as backend:
         work(backend, say)
     say("calls", disk.ncalls)
 

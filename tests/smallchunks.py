@@ -2,19 +2,17 @@
 
 import contextlib
 
-from posterity import chunks, layout
-
-WORTH_PACKING, TARGET = 24, 256
+from posterity import chunks, epochfile, layout
 
 
 @contextlib.contextmanager
-def small_chunks():
-    """Arrays of a few numbers are large ones here, and chunks hold 32 numbers."""
-    was = layout.WORTH_PACKING, chunks.TARGET
-    layout.WORTH_PACKING, chunks.TARGET = WORTH_PACKING, TARGET
+def small_chunks(worth_packing=24, target=256, worth_writing=1000):
+    """Arrays of a few numbers are large ones here, chunks hold 32 numbers, and a few of them are one write."""
+    was = layout.WORTH_PACKING, chunks.TARGET, epochfile._WORTH_WRITING
+    layout.WORTH_PACKING, chunks.TARGET, epochfile._WORTH_WRITING = worth_packing, target, worth_writing
     layout.packed_layout.cache_clear()
     try:
         yield
     finally:
-        layout.WORTH_PACKING, chunks.TARGET = was
+        layout.WORTH_PACKING, chunks.TARGET, epochfile._WORTH_WRITING = was
         layout.packed_layout.cache_clear()

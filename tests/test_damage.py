@@ -19,6 +19,7 @@ from posterity import (
     repair,
     verify,
 )
+from smallchunks import small_chunks
 
 LENGTHS = [3, 4, 5, 3, 4]
 BURN = 2
@@ -31,8 +32,11 @@ def epochs():
         first += nsamples
 
 
-def write(folder):
-    with DefaultBackend(outdir=folder, epochs_per_file=2) as backend:
+OPTIONS = [{}, {"compression": "gzip"}]
+
+
+def write(folder, options):
+    with small_chunks(), DefaultBackend(outdir=folder, epochs_per_file=2, **options) as backend:
         for epoch in epochs():
             backend.ingest(epoch)
         backend.flush()
@@ -40,10 +44,10 @@ def write(folder):
     return folder
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+@pytest.fixture(scope="module", params=OPTIONS, ids=["plain", "compressed"])
+def whole(request, tmp_path_factory):
     """A run of five epochs in three files, closed."""
-    return write(tmp_path_factory.mktemp("damage") / "run")
+    return write(tmp_path_factory.mktemp("damage") / "run", request.param)
 
 
 @pytest.fixture

@@ -12,11 +12,18 @@ import numpy as np
 import pytest
 
 import faulty
-from faulty import BURN, LENGTHS, FaultyDisk, backend_on, epoch, persistently, samples, work, write_half
+from faulty import BURN, LENGTHS, FaultyDisk, backend_on, epoch, options_of, persistently, samples, work, write_half
 from posterity import DefaultBackend, SnapshotExpired, open_run
 from posterity.disk import Disk
+from smallchunks import small_chunks
 
-GROUPINGS = [(1, 0), (3, 1), (2, 2)]
+GROUPINGS = [(1, 0, "None"), (3, 1, "None"), (3, 1, "gzip"), (2, 2, "None")]  # options, as text for a process
+
+
+@pytest.fixture(autouse=True)
+def _small_chunks():
+    with small_chunks():
+        yield
 
 
 def fail(disk, name, args, *, code, half=False):
@@ -59,12 +66,12 @@ def check_failing(folder, fault, at, options):
 
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
-@pytest.mark.parametrize(("epochs_per_file", "inmem_epochs"), GROUPINGS)
+@pytest.mark.parametrize("grouping", GROUPINGS, ids=str)
 @pytest.mark.timeout(300)
-def test_any_one_call_may_fail(tmp_path, fault, epochs_per_file, inmem_epochs, caplog):
+def test_any_one_call_may_fail(tmp_path, fault, grouping, caplog):
     """Whichever call of the writer fails, it goes on by itself, and each epoch is written exactly once."""
     caplog.set_level("CRITICAL")
-    options = {"epochs_per_file": epochs_per_file, "inmem_epochs": inmem_epochs}
+    options = options_of(*grouping)
     at, ncalls = 0, 1
     while at <= ncalls:
         ncalls = check_failing(tmp_path / f"run-{at}", fault, at, options)
@@ -72,14 +79,13 @@ def test_any_one_call_may_fail(tmp_path, fault, epochs_per_file, inmem_epochs, c
     assert at > 100
 
 
-def killed(outdir, epochs_per_file, inmem_epochs, at):
+def killed(outdir, grouping, at):
     """Run the workload in a process that kills itself at a call; what it said was durable, and its calls."""
     command = [
         sys.executable,
         str(Path(faulty.__file__)),
         str(outdir),
-        str(epochs_per_file),
-        str(inmem_epochs),
+        *map(str, grouping),
         str(at),
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -89,9 +95,9 @@ def killed(outdir, epochs_per_file, inmem_epochs, at):
     return max(durable, default=(0, 0)), next((int(n) for what, n in told if what == "calls"), None)
 
 
-def check_killed(outdir, epochs_per_file, inmem_epochs, at):
+def check_killed(outdir, grouping, at):
     """Kill the workload at a call: what was durable is there, and it goes on to the same end."""
-    (nepochs, burn), _ = killed(outdir, epochs_per_file, inmem_epochs, at)
+    (nepochs, burn), _ = killed(outdir, grouping, at)
     if outdir.exists():
         found_epochs, found_burn, found = read_again(outdir)
         assert found_epochs >= nepochs
@@ -99,18 +105,18 @@ def check_killed(outdir, epochs_per_file, inmem_epochs, at):
         expected = samples(found_epochs, found_burn) if found_epochs else np.empty((2, 2, 0))
         np.testing.assert_array_equal(np.empty((2, 2, 0)) if found is None else found["p"], expected)
         check_files(outdir)
-    assert killed(outdir, epochs_per_file, inmem_epochs, 0)[0] == (len(LENGTHS), BURN)
+    assert killed(outdir, grouping, 0)[0] == (len(LENGTHS), BURN)
     np.testing.assert_array_equal(read_again(outdir)[2]["p"], samples(len(LENGTHS), BURN))
     check_files(outdir)
 
 
-@pytest.mark.parametrize(("epochs_per_file", "inmem_epochs"), GROUPINGS[:2])
+@pytest.mark.parametrize("grouping", GROUPINGS[:3], ids=str)
 @pytest.mark.timeout(300)
-def test_the_process_may_be_killed_at_any_call(tmp_path, epochs_per_file, inmem_epochs):
+def test_the_process_may_be_killed_at_any_call(tmp_path, grouping):
     """What was durable is there, the rest up to some whole epoch; the run goes on to the same end."""
-    _, ncalls = killed(tmp_path / "whole", epochs_per_file, inmem_epochs, 0)
+    _, ncalls = killed(tmp_path / "whole", grouping, 0)
     for at in range(2, ncalls, 9):
-        check_killed(tmp_path / f"run-{at}", epochs_per_file, inmem_epochs, at)
+        check_killed(tmp_path / f"run-{at}", grouping, at)
 
 
 # ---- what a reader sees meanwhile ------------------------------------------------------------------------------------

@@ -29,11 +29,13 @@ def small_disk(tmp_path):
 
 
 @pytest.mark.parametrize("epochs_per_file", [1, 3, 100])
-def test_a_full_disk(small_disk, epochs_per_file, caplog):
+@pytest.mark.parametrize("compression", [None, "gzip", "zstd"])
+def test_a_full_disk(small_disk, epochs_per_file, compression, caplog):
     """The epochs stay in memory, reads have all of them, and each is written exactly once when there is room again."""
     ballast = small_disk / "ballast"
     ballast.write_bytes(bytes(1 << 20))
     options = {"epochs_per_file": epochs_per_file, "max_pending_epochs": 4, "on_full": "raise", "retry_after_s": 0.01}
+    options["compression"] = compression
     epochs = []
     with DefaultBackend(outdir=small_disk / "run", **options) as backend:
         with pytest.raises(MailboxFull) as caught:

@@ -18,12 +18,21 @@ from hypothesis import given, seed, settings
 
 from posterity import store
 from powercut import Killed, MemoryDisk, Sync, power_cuts
+from smallchunks import small_chunks
 from synchronous import SynchronousRun, run_of
 
 NSTATES = 20_000  # at least; a state that another one equals isn't counted
 LARGE = 1100  # samples: their array begins at a page of its own
 
-OPTIONS = st.fixed_dictionaries({"epochs_per_file": st.integers(1, 3), "inmem_epochs": st.integers(0, 2)})
+COMPRESSIONS = [None, None, "gzip"]
+
+OPTIONS = st.fixed_dictionaries(
+    {
+        "epochs_per_file": st.integers(1, 3),
+        "inmem_epochs": st.integers(0, 2),
+        "compression": st.sampled_from(COMPRESSIONS),
+    }
+)
 DEEDS = st.one_of(
     st.tuples(st.just("ingest"), st.integers(1, 5)),
     st.tuples(st.just("ingest"), st.sampled_from([3, 3, LARGE])),
@@ -131,7 +140,11 @@ class Workload:
 
 
 def random_options(rng):
-    return {"epochs_per_file": rng.randint(1, 3), "inmem_epochs": rng.randint(0, 2)}
+    return {
+        "epochs_per_file": rng.randint(1, 3),
+        "inmem_epochs": rng.randint(0, 2),
+        "compression": rng.choice(COMPRESSIONS),
+    }
 
 
 def random_workload(rng):
@@ -273,7 +286,8 @@ def compacting(monkeypatch):
     """The journal is written anew after a few records; and what recovery says isn't of interest here."""
     logging.getLogger("posterity").setLevel(logging.CRITICAL)
     monkeypatch.setattr(store, "_is_long", lambda catalog: catalog.nrecords > 6 + 2 * len(catalog.places))
-    yield
+    with small_chunks(target=4000, worth_writing=2000):
+        yield
     logging.getLogger("posterity").setLevel(logging.NOTSET)
 
 
@@ -332,19 +346,25 @@ def test_a_reset_that_failed_is_tried_again(ncalls):
 # ---- each sync earns its place ---------------------------------------------------------------------------------------
 
 
+def done_twice(options, deeds):
+    """Once as it is, and once compressed."""
+    for compression in (None, "gzip"):
+        yield done({**options, "compression": compression}, deeds)
+
+
 def workloads(name):
     """Short workloads that meet a kind of step."""
     flush, publish = ("flush", False), ("flush", True)
     epochs = [("ingest", 3), ("ingest", 2), ("ingest", LARGE)]
     match name:
         case "filled":
-            yield done({"epochs_per_file": 1}, [*epochs, flush])
+            yield from done_twice({"epochs_per_file": 1}, [*epochs, flush])
         case "published":
             yield done({"epochs_per_file": 3}, [epochs[0], publish])
         case "filled up":
             yield done({"epochs_per_file": 3}, [epochs[0], publish, epochs[1], flush])
         case "burned":
-            yield done({"epochs_per_file": 2}, [*epochs, flush, ("burn", 4), flush])
+            yield from done_twice({"epochs_per_file": 2}, [*epochs, flush, ("burn", 4), flush])
         case "reset":
             yield done({"epochs_per_file": 1}, [*epochs[:2], flush, ("reset",), ("settle",), *epochs[:2], flush])
         case "compacted":

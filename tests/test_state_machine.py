@@ -12,8 +12,15 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from known import assert_same, epoch_dict, joined
 from posterity import Burned, BurnLowered, DefaultBackend
+from smallchunks import small_chunks
 
-OPTIONS = st.fixed_dictionaries({"epochs_per_file": st.integers(1, 4), "inmem_epochs": st.integers(0, 4)})
+OPTIONS = st.fixed_dictionaries(
+    {
+        "epochs_per_file": st.integers(1, 4),
+        "inmem_epochs": st.integers(0, 4),
+        "compression": st.sampled_from([None, None, "gzip", "zstd"]),
+    }
+)
 
 
 class Model:
@@ -80,6 +87,8 @@ class Run(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
+        self.small_chunks = small_chunks()
+        self.small_chunks.__enter__()
         self.root = Path(tempfile.mkdtemp(prefix="run-"))
         self.outdir = self.root / "run"
         self.model = Model()
@@ -227,6 +236,7 @@ class Run(RuleBasedStateMachine):
                 with DefaultBackend(outdir=self.outdir) as again:
                     assert_equal(again, self.model)
         shutil.rmtree(self.root)
+        self.small_chunks.__exit__(None, None, None)
 
 
 TestRun = Run.TestCase

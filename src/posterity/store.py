@@ -111,7 +111,8 @@ class Store:
         if found.catalog is None:
             raise Damaged(f"{self.disk.folder}: the run went away while it was opened")
         self._check_format(found.catalog)
-        _check_codecs(found.catalog)
+        if self.options.mode != "w":
+            _check_codecs(found.catalog)
         self._sync_found(found)
         self._take(found.catalog)
         self._chores.add(found.chores)

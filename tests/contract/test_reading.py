@@ -11,19 +11,24 @@ from hypothesis import strategies as st
 
 from known import DIM, NCHAIN, Walk, assert_same, epoch_dict, joined, numbers, run_of
 from posterity import Burned, Damaged, Epoch, UntrustedClass
+from smallchunks import small_chunks
 
 RUN = run_of([4, 3, 5])  # samples 0-3, 4-6, 7-11
 
 
-@pytest.fixture(params=[0, 1, 5], ids=["on disk", "mixed", "in memory"])
+@pytest.fixture(
+    params=[{}, {"inmem_epochs": 1}, {"inmem_epochs": 5}, {"compression": "zstd"}],
+    ids=["on disk", "mixed", "in memory", "compressed"],
+)
 async def backend(request, driver, outdir):
     """A run of three epochs that are on disk, in memory, or some of each."""
-    async with await driver.open(outdir=outdir, inmem_epochs=request.param, epochs_per_file=2) as backend:
-        for epoch in RUN:
-            await backend.ingest(epoch)
-        await backend.update()
-        assert backend.status.epochs_on_disk == max(0, 3 - request.param)
-        yield backend
+    with small_chunks():
+        async with await driver.open(outdir=outdir, epochs_per_file=2, **request.param) as backend:
+            for epoch in RUN:
+                await backend.ingest(epoch)
+            await backend.update()
+            assert backend.status.epochs_on_disk == max(0, 3 - request.param.get("inmem_epochs", 0))
+            yield backend
 
 
 # ---- get ---------------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import pytest
 
 from known import assert_same, epoch_dict, joined, numbers, run_of
 from posterity import Burned, Closed
+from smallchunks import small_chunks
 
 RUN = run_of([4, 3, 5])  # samples 0-3, 4-6, 7-11
 MORE = epoch_dict(12, 6)
@@ -24,14 +25,18 @@ async def assert_shows(snapshot, epochs, burn=0):
     np.testing.assert_array_equal((await snapshot.load()).last["p"], joined(epochs)[:, :, -1])
 
 
-@pytest.fixture(params=[0, 1, 5], ids=["on disk", "mixed", "in memory"])
+@pytest.fixture(
+    params=[{}, {"inmem_epochs": 1}, {"inmem_epochs": 5}, {"compression": "zstd"}],
+    ids=["on disk", "mixed", "in memory", "compressed"],
+)
 async def backend(request, driver, outdir):
     """A run of three epochs that are on disk, in memory, or some of each; two to a file."""
-    async with await driver.open(outdir=outdir, inmem_epochs=request.param, epochs_per_file=2) as backend:
-        for epoch in RUN:
-            await backend.ingest(epoch)
-        await backend.update()
-        yield backend
+    with small_chunks():
+        async with await driver.open(outdir=outdir, epochs_per_file=2, **request.param) as backend:
+            for epoch in RUN:
+                await backend.ingest(epoch)
+            await backend.update()
+            yield backend
 
 
 async def test_a_snapshot_has_all_that_was_ingested_before(driver, outdir, moody_disk):
