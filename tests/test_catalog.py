@@ -363,7 +363,9 @@ NAMES = {
 
 
 def make(disk, name, rewrite=2, number=1, generation=3, run=RUN):
-    EpochFile.create(disk, name, FileHead(run, generation, number, rewrite)).close()
+    file = EpochFile.create(disk, name, FileHead(run, generation, number, rewrite))
+    file.flush()
+    file.close()
 
 
 @pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)

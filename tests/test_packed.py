@@ -78,6 +78,7 @@ def write(path, epochs, packing, head=HEAD):
     file = EpochFile.create(disk, path.name, head)
     regions = [append(file, index, epoch, packing) for index, epoch in enumerate(epochs)]
     file.seal()
+    file.flush()
     file.close()
     disk.leave()
     return regions
@@ -284,6 +285,7 @@ def test_a_full_disk_leaves_nothing_of_an_epoch(path, packing, monkeypatch):
     file = EpochFile.create(disk, path.name, HEAD)
     end = append(file, 0, epoch_of(0), packing).end
     size = append(file, 1, epoch_of(1), packing).size
+    file.flush()
     file.close()
     file = EpochFile.reopen(disk, path.name, HEAD, regions_of(disk, path.name)[:1])
     for most in (end, end + 100, end + size // 2, end + size - 1):
@@ -295,6 +297,7 @@ def test_a_full_disk_leaves_nothing_of_an_epoch(path, packing, monkeypatch):
     disk.most = 1 << 60
     append(file, 1, epoch_of(1), packing)
     file.seal()
+    file.flush()
     file.close()
     disk.leave()
     for index, epoch in read(path).items():
@@ -315,6 +318,7 @@ def test_a_file_that_was_left_filling_is_gone_on_with(path):
     disk.enter()
     file = EpochFile.create(disk, path.name, HEAD)
     append(file, 0, epoch_of(0), GZIP)
+    file.flush()
     file.close()
     file = EpochFile.reopen(disk, path.name, HEAD._replace(version=1), regions_of(disk, path.name))
     assert file.takes_packed
@@ -322,6 +326,7 @@ def test_a_file_that_was_left_filling_is_gone_on_with(path):
     file.append(stamp_of(1), layout_of(encode_items(items)), [storable.to_memory(leaf) for leaf in leaves])
     append(file, 2, epoch_of(2), PACKINGS[3])
     file.seal()
+    file.flush()
     file.close()
     for index, epoch in read(path).items():
         storable.assert_same(epoch, epoch_of(index))
@@ -337,11 +342,14 @@ def test_a_file_says_whether_it_takes_packed_epochs(path, head):
     """Its format version says so, to those too who know only the first."""
     disk = Disk(path.parent)
     disk.enter()
-    EpochFile.create(disk, path.name, head).close()
+    file = EpochFile.create(disk, path.name, head)
+    file.flush()
+    file.close()
     with Reader.open(disk, path.name) as reader:
         assert reader.read_head() == head
     again = EpochFile.reopen(disk, path.name, HEAD, [])
     assert again.takes_packed == (head is HEAD)
+    again.flush()
     again.close()
     disk.leave()
 
@@ -357,6 +365,7 @@ def test_an_epoch_is_copied_as_it_is(path, packing):
         regions = [reader.region(base, frame) for base, frame in reader.walk()]
         moved = [file.copy(stamp_of(i), regions[i], reader) for i in (1, 0)]
     file.seal()
+    file.flush()
     file.close()
     assert [region.size for region in moved] == [regions[1].size, regions[0].size]
     assert moved[0].base != regions[1].base
@@ -452,6 +461,7 @@ def test_what_is_damaged_stays_so_when_it_is_copied(path, small, where):
     file.append(stamp_of(9), *laid_out({"x": np.arange(3.0)}, GZIP))
     with Reader.open(disk, path.name) as reader:
         moved = file.copy(stamp_of(0), small, reader)
+    file.flush()
     file.close()
     assert moved.base != small.base
     with Reader.open(disk, "y.h5") as reader:
@@ -609,5 +619,6 @@ def test_a_file_of_nobody_is_written_as_ever(tmp_path):
     disk.enter()
     file = EpochFile.create(disk, "x", FileHead(bytes(16), 0, 0, 0))
     assert not file.takes_packed
+    file.flush()
     file.close()
     disk.leave()

@@ -8,14 +8,16 @@ Up the stream: `codec`, `hdf5`. Down the stream: `layout` knows the place of the
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from . import hdf5
 from .codec import Bytes
 from .tree import Array
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 MOST_CHUNK = 1 << 24  # bytes: who reads a chunk takes so much memory, whatever a file says
 TARGET = 1 << 19  # bytes of a chunk, at most
@@ -126,10 +128,10 @@ class Note(NamedTuple):
 class Table(NamedTuple):
     """Where the chunks of one array are in the file, and what is known of each."""
 
-    addresses: npt.NDArray[np.uint64]
-    sizes: npt.NDArray[np.uint64]
-    masks: npt.NDArray[np.uint32]
-    sums: npt.NDArray[np.uint64]
+    addresses: "npt.NDArray[np.uint64]"
+    sizes: "npt.NDArray[np.uint64]"
+    masks: "npt.NDArray[np.uint32]"
+    sums: "npt.NDArray[np.uint64]"
 
 
 class Index:

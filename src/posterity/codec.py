@@ -10,14 +10,13 @@ Up the stream: whoever opens a backend says which one. Down the stream: `chunks`
 import zlib
 from collections.abc import Callable
 from importlib import import_module
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from .errors import Damaged, MissingExtra
 
-Bytes = npt.NDArray[np.uint8]
+Bytes: TypeAlias = np.ndarray[Any, np.dtype[np.uint8]]
 Codec = Literal["gzip", "zstd"]
 LEVELS = {"gzip": range(1, 10), "zstd": range(1, 23)}
 DEFAULT_LEVEL = {"gzip": 1, "zstd": 1}

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Self
 
 import numpy as np
+import xxhash
 
 from . import hdf5
 from .chunks import Note
@@ -48,6 +49,7 @@ _MAX_SEARCH = 1 << 24
 _SLAB = 1 << 20
 _WORTH_SKIPPING = 1 << 16
 _WORTH_WRITING = 1 << 22
+_WORTH_PUSHING = 1 << 23
 
 
 class FileHead(NamedTuple):
@@ -75,16 +77,14 @@ class EpochFile:
         self.groups: dict[int, int] = {}
         self.sync_failed = False
         self._fd = fd
+        self._written = 0  # up to here; what waits to be written comes next, and ends at `end`
+        self._waiting: list[Buffer] = []
 
     @classmethod
     def create(cls, disk: Disk, name: str, head: FileHead) -> "EpochFile":
         """A new file with nothing but its head."""
         file = cls(disk, name, disk.create(name), head)
-        try:
-            disk.write_at(file._fd, 0, [_encode_head(head)])
-        except OSError:
-            file.close()
-            raise
+        file._waiting.append(_encode_head(head))
         return file
 
     @classmethod
@@ -106,6 +106,7 @@ class EpochFile:
         except OSError:
             file.close()
             raise
+        file._written = file.end
         return file
 
     def _note(self, index: int, region: Region) -> None:
@@ -120,37 +121,68 @@ class EpochFile:
     def append(
         self, stamp: Stamp, layout: Layout, arrays: Sequence[Array], sums: tuple[int, ...] | None = None
     ) -> Region:
-        """Add an epoch; returns its region. Nothing is synced.
+        """Add an epoch; returns its region. Nothing is synced, and small epochs wait to be written until then.
 
         `sums`: checksums that the arrays had once, kept so that damage done since stays to be seen.
 
         Raises:
-            OSError: the file's epochs are as they were, and `end` too: the next attempt writes over this one.
+            OSError: nothing that was added since the last sync is there: the file is to be opened again.
         """
         base = align(self.end, layout.align)
-        if not layout.grids:
-            self.disk.reserve(self._fd, self.end, base + layout.size - self.end)
+        if not layout.grids and sums is None and layout.size >= _WORTH_PUSHING:
+            return self._append_large(base, stamp, layout, arrays)
         if sums is None:
             sums = tuple(data_sum(as_bytes(array)) for array in arrays)
         if layout.grids:
             return self._append_packed(base, stamp, layout, arrays, sums)
-        head = layout.encode_head(base, stamp, arrays, sums)
-        buffers: list[Buffer] = [bytes(base - self.end), head]
-        at = base + len(head)
+        self._waiting += [bytes(base - self.end), layout.encode_head(base, stamp, arrays, sums)]
+        at = base + layout.small_size
         for i in layout.large:
             start = base + layout.offsets[i]
-            buffers += [bytes(start - at), as_bytes(arrays[i])]
+            self._waiting += [bytes(start - at), as_bytes(arrays[i])]
             at = start + layout.nbytes[i]
-        buffers.append(bytes(base + layout.size - at))
-        self.disk.write_at(self._fd, self.end, buffers)
         region = Region(base, layout, sums)
+        self._waiting.append(bytes(region.end - at))
         self._note(stamp.epoch, region)
+        if self.end - self._written >= _WORTH_WRITING:
+            self.flush()
         return region
+
+    def _append_large(self, base: int, stamp: Stamp, layout: Layout, arrays: Sequence[Array]) -> Region:
+        """Add an epoch slab by slab, its head at last: while the disk takes one slab, the next one is checked.
+
+        What its checksum was just made of is in the CPU's cache when a slab is written.
+        """
+        self.flush()
+        self.disk.reserve(self._fd, self.end, base + layout.size - self.end)
+        sums = [0 if i in layout.large else data_sum(as_bytes(array)) for i, array in enumerate(arrays)]
+        at = base + layout.small_size
+        for i in layout.large:
+            start, data, digest = base + layout.offsets[i], as_bytes(arrays[i]), xxhash.xxh3_64()
+            gap = bytes(start - at)
+            for offset in range(0, len(data), _WORTH_PUSHING):
+                slab = data[offset : offset + _WORTH_PUSHING]
+                digest.update(slab)
+                self.disk.write_at(self._fd, start + offset - len(gap), [gap, slab])
+                self.disk.push(self._fd, start + offset, len(slab))
+                gap = b""
+            sums[i], at = digest.intdigest(), start + len(data)
+        region = Region(base, layout, tuple(sums))
+        self.disk.write_at(self._fd, at, [bytes(region.end - at)])
+        self._write_head(stamp, region, arrays)
+        return region
+
+    def flush(self) -> None:
+        """Write what waits, in one piece. Nothing is synced."""
+        if self._waiting:
+            self._put(self._written, self._waiting, self.end - self._written)
+        self._written, self._waiting = self.end, []
 
     def _append_packed(
         self, base: int, stamp: Stamp, layout: Layout, arrays: Sequence[Array], sums: tuple[int, ...]
     ) -> Region:
         """Add an epoch whose large arrays are packed: the chunks as they come, and what says where they are at last."""
+        self.flush()
         notes: list[Note] = []
         start = base + layout.size
         with self._clearing_up(), contextlib.closing(pack(layout, arrays)) as packed:
@@ -164,6 +196,7 @@ class EpochFile:
 
     def copy(self, stamp: Stamp, region: Region, reader: "Reader") -> Region:
         """Add a packed epoch of another file as it is there, damaged or not; returns its region here."""
+        self.flush()
         base, layout = align(self.end, region.layout.align), region.layout
         packed = reader.packed(region)
         arrays = [
@@ -194,10 +227,11 @@ class EpochFile:
         self.disk.write_at(self._fd, at, parts)
         return at + nbytes
 
-    def _write_head(self, stamp: Stamp, region: Region, arrays: Sequence[Array], index: bytes) -> None:
+    def _write_head(self, stamp: Stamp, region: Region, arrays: Sequence[Array], index: bytes = b"") -> None:
         head = region.layout.encode_head(region.base, stamp, arrays, region.sums, index)
         self.disk.write_at(self._fd, self.end, [bytes(region.base - self.end), head])
         self._note(stamp.epoch, region)
+        self._written = self.end
 
     @contextlib.contextmanager
     def _clearing_up(self) -> Iterator[None]:
@@ -214,17 +248,22 @@ class EpochFile:
         """Make it an HDF5 file: append the root group, fill in the superblock. Nothing is synced."""
         root = _encode_root(self.head, self.groups)
         at = align(self.end, 8)
-        self.disk.truncate(self._fd, at)
-        self.disk.reserve(self._fd, at, len(root))
-        self.disk.write_at(self._fd, at, [root])
-        self.disk.write_at(self._fd, 0, [hdf5.superblock(at, at + len(root))])
+        superblock = hdf5.superblock(at, at + len(root))
+        self._waiting += [bytes(at - self.end), root]
+        self.end = at + len(root)
+        if self._written == 0:  # all of the file waits, its head first
+            self._waiting[0] = superblock + bytes(self._waiting[0])[len(superblock) :]
+        else:
+            self.flush()
+            self.disk.write_at(self._fd, 0, [superblock])
 
     def sync(self) -> None:
-        """Wait until what was written survives a power cut, but for the file's name.
+        """Write what waits, and wait until all survives a power cut, but for the file's name.
 
         Raises:
             OSError: `sync_failed`: what was written since the last sync is lost, and a later one wouldn't say so.
         """
+        self.flush()
         try:
             self.disk.sync(self._fd)
         except OSError:

@@ -7,7 +7,7 @@ encoded here into bytes; nothing here does I/O. Readers are libhdf5 1.10 and lat
 The format is "HDF5 File Format Specification Version 3.0" (The HDF Group): superblock version 2 (II.A), object headers
 version 2 (IV.A.1.b), links as messages (IV.A.2.g), contiguous layout version 3 and chunked layout version 4 (IV.A.2.i),
 with a fixed array that isn't paged as the index of chunks (VII.C). Datatype messages are what libhdf5 itself makes
-(H5Tencode). Checksums are Bob Jenkins' lookup3, `hashlittle` (burtleburtle.net/bob/c/lookup3.c).
+(H5Tencode).
 
 Up the stream: `layout` for one epoch, `epochfile` for a whole file.
 """
@@ -15,11 +15,15 @@ Up the stream: `layout` for one epoch, `epochfile` for a whole file.
 import functools
 import struct
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import h5py
 import numpy as np
-import numpy.typing as npt
+
+from .lookup3 import checksum
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 UNDEFINED = 2**64 - 1
 SUPERBLOCK_SIZE = 48
@@ -31,14 +35,11 @@ _PREFIX = struct.Struct("<4sBBI")
 _INDEX_HEADER = struct.Struct("<4sBBBBQQ")
 _INDEX_BLOCK = struct.Struct("<4sBBQ")
 _FIXED_ARRAY = 3
-_MASK = 0xFFFFFFFF
-_State = tuple[int, int, int]
 
 
 def superblock(root: int, end: int) -> bytes:
     """The first bytes of a file: `root` is the address of its root group's header, `end` the file's size."""
-    body = SIGNATURE + struct.pack("<BBBB4Q", 2, 8, 8, 0, 0, UNDEFINED, end, root)
-    return body + struct.pack("<I", checksum(body))
+    return with_checksum(SIGNATURE + struct.pack("<BBBB4Q", 2, 8, 8, 0, 0, UNDEFINED, end, root))
 
 
 def root_address(data: bytes) -> int | None:
@@ -58,7 +59,11 @@ def group(links: Iterable[tuple[str, int]], attributes: bytes = b"") -> bytes:
         attributes,
     ]
     body = b"".join(messages)
-    header = _PREFIX.pack(b"OHDR", 2, 2, len(body)) + body
+    return with_checksum(_PREFIX.pack(b"OHDR", 2, 2, len(body)) + body)
+
+
+def with_checksum(header: bytes) -> bytes:
+    """A header and its checksum, which are its last four bytes."""
     return header + struct.pack("<I", checksum(header))
 
 
@@ -88,10 +93,7 @@ class Chunked(NamedTuple):
 
 
 class DatasetHeader:
-    """The object header of a dataset, encoded once and filled in with address and checksum.
-
-    The constant part comes first, and the checksum of the header is kept for it: filling in costs a few microseconds.
-    """
+    """The object header of a dataset, encoded once and filled in with address and checksum."""
 
     def __init__(
         self,
@@ -118,25 +120,24 @@ class DatasetHeader:
         )
         self._sum_message = number_attribute(sum_name, 0)[:-8]
         varying = 8 + len(self._length) + len(self._sum_message) + 8
-        header = _PREFIX.pack(b"OHDR", 2, 2, len(constant) + varying) + constant
-        self.size = len(header) + varying + 4
-        done = len(header) // 12 * 12
-        self._header, self._rest = header, header[done:]
-        self._state = _mix_blocks(_start(len(header) + varying), header[:done])
+        self._header = _PREFIX.pack(b"OHDR", 2, 2, len(constant) + varying) + constant
+        self.size = len(self._header) + varying + 4
 
-    def fill(self, address: int, data_sum: int) -> bytes:
-        """The header for data that start at `address`, or the index of chunks, and have the checksum `data_sum`."""
+    def fill(self, address: int, data_sum: int = 0) -> bytes:
+        """The header for data that start at `address`, or the index of chunks, and have the checksum `data_sum`.
+
+        The last 12 bytes are the data's checksum and the header's own.
+        """
         where = struct.pack("<Q", address if self.nbytes else UNDEFINED) + self._length
-        varying = where + self._sum_message + struct.pack("<Q", data_sum)
-        return self._header + varying + struct.pack("<I", _finish(self._state, self._rest + varying))
+        return with_checksum(self._header + where + self._sum_message + struct.pack("<Q", data_sum))
 
 
 class ChunkTable(NamedTuple):
     """Where chunks are in the file, how many bytes each takes, and which of its filters were left out, as bits."""
 
-    addresses: npt.NDArray[np.uint64]
-    sizes: npt.NDArray[np.uint64]
-    masks: npt.NDArray[np.uint32]
+    addresses: "npt.NDArray[np.uint64]"
+    sizes: "npt.NDArray[np.uint64]"
+    masks: "npt.NDArray[np.uint32]"
 
 
 class FixedArray:
@@ -157,7 +158,7 @@ class FixedArray:
         entries[:, 8:-4] = _bytes_of(table.sizes, "<u8")[:, : self._width]
         entries[:, -4:] = _bytes_of(table.masks, "<u4")
         block = _INDEX_BLOCK.pack(b"FADB", 0, 1, address) + entries.tobytes()
-        return b"".join([header, struct.pack("<I", checksum(header)), block, struct.pack("<I", checksum(block))])
+        return with_checksum(header) + with_checksum(block)
 
     def decode(self, data: bytes) -> ChunkTable:
         """What `encode` was given; the checksums aren't looked at."""
@@ -169,7 +170,7 @@ class FixedArray:
         return ChunkTable(addresses.view("<u8")[:, 0], sizes.view("<u8")[:, 0], masks.view("<u4")[:, 0])
 
 
-def _bytes_of(numbers: npt.NDArray[np.integer], dtype: str) -> npt.NDArray[np.uint8]:
+def _bytes_of(numbers: "npt.NDArray[np.integer]", dtype: str) -> "npt.NDArray[np.uint8]":
     return np.ascontiguousarray(numbers, dtype).view(np.uint8).reshape(len(numbers), -1)
 
 
@@ -191,55 +192,6 @@ def type_message(dtype: np.dtype[np.generic]) -> bytes:
         encoded: bytes = h5py.h5t.py_create(dtype, logical=True).encode()
         return encoded[2:]
     return _encoded_type(dtype)
-
-
-def checksum(data: bytes) -> int:
-    """The checksum that HDF5 puts on its metadata: lookup3's `hashlittle` with an initial value of 0."""
-    done = max(0, (len(data) - 1) // 12 * 12)
-    return _finish(_mix_blocks(_start(len(data)), data[:done]), data[done:])
-
-
-def _start(length: int) -> _State:
-    value = (0xDEADBEEF + length) & _MASK
-    return value, value, value
-
-
-def _mix_blocks(state: _State, data: bytes) -> _State:
-    """Take in whole blocks of 12 bytes."""
-    a, b, c = state
-    for x, y, z in struct.iter_unpack("<III", data):
-        a, b, c = (a + x) & _MASK, (b + y) & _MASK, (c + z) & _MASK
-        a = (a - c) & _MASK ^ (c << 4 & _MASK | c >> 28)
-        c = (c + b) & _MASK
-        b = (b - a) & _MASK ^ (a << 6 & _MASK | a >> 26)
-        a = (a + c) & _MASK
-        c = (c - b) & _MASK ^ (b << 8 & _MASK | b >> 24)
-        b = (b + a) & _MASK
-        a = (a - c) & _MASK ^ (c << 16 & _MASK | c >> 16)
-        c = (c + b) & _MASK
-        b = (b - a) & _MASK ^ (a << 19 & _MASK | a >> 13)
-        a = (a + c) & _MASK
-        c = (c - b) & _MASK ^ (b << 4 & _MASK | b >> 28)
-        b = (b + a) & _MASK
-    return a, b, c
-
-
-def _finish(state: _State, data: bytes) -> int:
-    """Take in what is left, and give the checksum; the last block, of 1 to 12 bytes, is mixed in another way."""
-    done = max(0, (len(data) - 1) // 12 * 12)
-    a, b, c = _mix_blocks(state, data[:done])
-    if not data:
-        return c
-    block: tuple[int, int, int] = struct.unpack("<III", data[done:].ljust(12, b"\0"))
-    x, y, z = block
-    a, b, c = (a + x) & _MASK, (b + y) & _MASK, (c + z) & _MASK
-    c = ((c ^ b) - (b << 14 & _MASK | b >> 18)) & _MASK
-    a = ((a ^ c) - (c << 11 & _MASK | c >> 21)) & _MASK
-    b = ((b ^ a) - (a << 25 & _MASK | a >> 7)) & _MASK
-    c = ((c ^ b) - (b << 16 & _MASK | b >> 16)) & _MASK
-    a = ((a ^ c) - (c << 4 & _MASK | c >> 28)) & _MASK
-    b = ((b ^ a) - (a << 14 & _MASK | a >> 18)) & _MASK
-    return ((c ^ b) - (b << 24 & _MASK | b >> 8)) & _MASK
 
 
 def _message(kind: int, data: bytes, flags: int = 0) -> bytes:

@@ -28,6 +28,7 @@ from . import hdf5
 from .chunks import Grid, Index, Note, Table, chunk_shape
 from .codec import LEVELS, Codec, Packing
 from .errors import Damaged
+from .lookup3 import checksum
 from .tree import MAX_AXES, Array, Item, dtype_from_text
 
 FORMAT_VERSION = 1
@@ -42,6 +43,9 @@ _TOO_LARGE = 1 << 60
 FRAME_MAGIC = b"POSTepch"
 _FRAME = struct.Struct("<8sIIIIQQQQQQ16s")
 _HASH = struct.Struct("<Q")
+_SUM, _CHECK, _NUMBER = struct.Struct("<QI"), struct.Struct("<I"), struct.Struct("<Q")
+_STAMPED = ("index", "first", "nsamples", "burned")
+_MOST_TEMPLATES = 1 << 20  # bytes, of a layout
 _items_decoder = msgspec.msgpack.Decoder(list[Item])
 
 
@@ -110,7 +114,10 @@ class Layout:
         self._place_headers()
         self._place_data()
         self.by_path = {item.path: i for i, item in enumerate(self.leaves)}
-        self._group_cache: tuple[int, list[bytes]] | None = None
+        self._ends = [
+            self._places[item.path] + header.size for item, header in zip(self.leaves, self._headers, strict=True)
+        ]
+        self._templates: dict[tuple[int, bytes, int], bytes] = {}
 
     def _cut(self, packed: _PackedSpec) -> None:
         """Take in which arrays are packed, and how."""
@@ -149,6 +156,10 @@ class Layout:
         self._places = places
         self.meta_size = end - self.frame_size
         self.group_at = places[""]
+        names = [member.rpartition("/")[2] for member in self._members[""]]
+        stamp_end = self.group_at + hdf5.group_size(names, len(self._group_attributes("", EMPTY_STAMP))) - 4
+        lengths = [len(hdf5.number_attribute(name, 0)) for name in _STAMPED]
+        self._stamp_at = [stamp_end - sum(lengths[i + 1 :]) - 8 for i in range(len(_STAMPED))]
 
     def _place_data(self) -> None:
         """The index of chunks first, then the small arrays; each array's checks of its size are done here, once."""
@@ -179,10 +190,7 @@ class Layout:
                 hdf5.text_attribute("posterity_run", stamp.run_id.hex()),
                 hdf5.number_attribute("posterity_format", PACKED_VERSION if self.grids else FORMAT_VERSION),
                 hdf5.number_attribute("generation", stamp.generation),
-                hdf5.number_attribute("index", stamp.epoch),
-                hdf5.number_attribute("first", stamp.first),
-                hdf5.number_attribute("nsamples", stamp.nsamples),
-                hdf5.number_attribute("burned", stamp.cut),
+                *(hdf5.number_attribute(name, 0) for name in _STAMPED),  # they are filled in, the last of them
             ]
         )
 
@@ -193,23 +201,22 @@ class Layout:
 
         `index`: of the chunks, where there are some; of the packed `arrays` nothing is needed.
         """
-        head = bytearray(self.small_size)
+        head = bytearray(self._template(base, stamp.run_id, stamp.generation))
         size = Region(base, self, tuple(sums)).size
         _FRAME.pack_into(
             head, 0, FRAME_MAGIC, self.frame_size, len(self.spec), len(sums), stamp.generation, size,
             stamp.epoch, stamp.first, stamp.nsamples, stamp.cut, base, stamp.run_id,
         )  # fmt: skip
-        at = _FRAME.size
-        head[at : at + len(self.spec)] = self.spec
-        at += len(self.spec)
-        struct.pack_into(f"<{len(sums)}Q", head, at, *sums)
-        _HASH.pack_into(head, self.frame_size - 8, data_sum(memoryview(head)[: self.frame_size - 8]))
-        for i, (item, header) in enumerate(zip(self.leaves, self._headers, strict=True)):
-            at = self._places[item.path]
-            head[at : at + header.size] = header.fill(base + self.offsets[i], sums[i])
-        for path, encoded in self._encode_groups(base, stamp):
-            at = self._places[path]
-            head[at : at + len(encoded)] = encoded
+        struct.pack_into(f"<{len(sums)}Q", head, _FRAME.size + len(self.spec), *sums)
+        with memoryview(head) as view:
+            _HASH.pack_into(head, self.frame_size - 8, data_sum(view[: self.frame_size - 8]))
+            for item, end, array_sum in zip(self.leaves, self._ends, sums, strict=False):
+                _SUM.pack_into(head, end - 12, array_sum, 0)
+                _CHECK.pack_into(head, end - 4, checksum(view[self._places[item.path] : end - 4].tobytes()))
+            for at, number in zip(self._stamp_at, (stamp.epoch, stamp.first, stamp.nsamples, stamp.cut), strict=True):
+                _NUMBER.pack_into(head, at, number)
+            end = self._stamp_at[-1] + 8
+            _CHECK.pack_into(head, end, checksum(view[self.group_at : end].tobytes()))
         head[self.index_at : self.index_at + len(index)] = index
         for i in self.small:
             at = self.offsets[i]
@@ -240,13 +247,24 @@ class Layout:
         most = sum(grid.nbytes for grid in self.grids.values()) // MOST_PACKED
         return align(self.size + max(nbytes, most), 8)
 
-    def _encode_groups(self, base: int, stamp: "Stamp") -> list[tuple[str, bytes]]:
-        """The groups' headers. All but the epoch's own depend on the base alone, which is often the same."""
-        inner = list(self._groups)[1:]
-        if self._group_cache is None or self._group_cache[0] != base:
-            encoded = [self._encode_group(path, base, EMPTY_STAMP) for path in inner]
-            self._group_cache = (base, encoded)
-        return [*zip(inner, self._group_cache[1], strict=True), ("", self._encode_group("", base, stamp))]
+    def _template(self, base: int, run_id: bytes, generation: int) -> bytes:
+        """A head without what differs between equal epochs at the same place of their files. The latest are kept."""
+        key = base, run_id, generation
+        found = self._templates.get(key)
+        if found is None:
+            head = bytearray(self.small_size)
+            head[_FRAME.size : _FRAME.size + len(self.spec)] = self.spec
+            for i, (item, header) in enumerate(zip(self.leaves, self._headers, strict=True)):
+                at = self._places[item.path]
+                head[at : at + header.size] = header.fill(base + self.offsets[i])
+            for path in self._groups:
+                encoded = self._encode_group(path, base, EMPTY_STAMP._replace(run_id=run_id, generation=generation))
+                at = self._places[path]
+                head[at : at + len(encoded)] = encoded
+            found = self._templates[key] = bytes(head)
+            if len(self._templates) * len(head) > _MOST_TEMPLATES:
+                self._templates.pop(next(iter(self._templates)), None)
+        return found
 
     def _encode_group(self, path: str, base: int, stamp: "Stamp") -> bytes:
         links = [(member.rpartition("/")[2], base + self._places[member]) for member in self._members[path]]
