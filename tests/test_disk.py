@@ -283,6 +283,23 @@ def test_a_file_is_cut_to_a_size(disk, written):
     assert content(disk) == b"ab"
 
 
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC, errno.EDQUOT])
+def test_an_error_when_a_file_is_closed_is_no_error(disk, written, monkeypatch, code):
+    """The descriptor is gone, and what counts was synced before."""
+    close = os.close
+
+    def close_and_fail(fd):
+        close(fd)
+        raise OSError(code, os.strerror(code))
+
+    fd = disk.open("x")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "close", close_and_fail)
+        disk.close(fd)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        disk.close(fd)
+
+
 def test_syncing_works_on_what_is_open(disk, written):
     """Files and the folder can be synced; a descriptor that was given back can't."""
     disk.sync(written)

@@ -176,7 +176,12 @@ class Store:
 
     def _look_at_room(self) -> None:
         """Warn before the disk is full, once each time."""
-        was, self.free_bytes = self.free_bytes, self.disk.free_bytes()
+        was = self.free_bytes
+        try:
+            self.free_bytes = self.disk.free_bytes()
+        except OSError:  # nothing depends on it
+            self.free_bytes = None
+            return
         least = self.options.warn_free_bytes
         if self.free_bytes < least and (was is None or was >= least):
             logger.warning("%s: only %.0f MB are free on its disk", self.disk.folder, self.free_bytes / 1e6)
