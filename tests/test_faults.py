@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 from functools import partial
@@ -11,8 +12,20 @@ import h5py
 import numpy as np
 import pytest
 
-import faulty
-from faulty import BURN, LENGTHS, FaultyDisk, backend_on, epoch, options_of, persistently, samples, work, write_half
+from faulty import (
+    BURN,
+    CHANGES,
+    LENGTHS,
+    FaultyDisk,
+    Workers,
+    backend_on,
+    epoch,
+    options_of,
+    persistently,
+    samples,
+    work,
+    write_half,
+)
 from posterity import DefaultBackend, SnapshotExpired, open_run
 from posterity.disk import Disk
 from smallchunks import small_chunks
@@ -79,44 +92,99 @@ def test_any_one_call_may_fail(tmp_path, fault, grouping, caplog):
     assert at > 100
 
 
-def killed(outdir, grouping, at):
-    """Run the workload in a process that kills itself at a call; what it said was durable, and its calls."""
-    command = [
-        sys.executable,
-        str(Path(faulty.__file__)),
-        str(outdir),
-        *map(str, grouping),
-        str(at),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode in (0, -9), done.stderr
-    told = [line.split() for line in done.stdout.splitlines()]
-    durable = [(int(nepochs), int(burn)) for nepochs, burn in told if nepochs != "calls"]
-    return max(durable, default=(0, 0)), next((int(n) for what, n in told if what == "calls"), None)
+# ---- kills -----------------------------------------------------------------------------------------------------------
 
 
-def check_killed(outdir, grouping, at):
-    """Kill the workload at a call: what was durable is there, and it goes on to the same end."""
-    (nepochs, burn), _ = killed(outdir, grouping, at)
-    if outdir.exists():
-        found_epochs, found_burn, found = read_again(outdir)
-        assert found_epochs >= nepochs
-        assert found_burn >= burn
-        expected = samples(found_epochs, found_burn) if found_epochs else np.empty((2, 2, 0))
-        np.testing.assert_array_equal(np.empty((2, 2, 0)) if found is None else found["p"], expected)
-        check_files(outdir)
-    assert killed(outdir, grouping, 0)[0] == (len(LENGTHS), BURN)
-    np.testing.assert_array_equal(read_again(outdir)[2]["p"], samples(len(LENGTHS), BURN))
+@pytest.fixture(scope="module")
+def workers():
+    with Workers() as workers:
+        yield workers
+
+
+def killed(workers, outdir, grouping, **kill):
+    """Run the workload in a process that is killed at a call; what it said was durable."""
+    said = workers.work(outdir, *grouping, **kill)
+    return max((tuple(words) for words in said if words[0] not in ("opened", "calls")), default=(0, 0))
+
+
+def count_calls(workers, outdir, grouping, counted):
+    """How many calls the whole workload makes."""
+    return workers.work(outdir, *grouping, counted=counted)[-1][1]
+
+
+def check_left(outdir, nepochs, burn):
+    """What was durable is there, the rest up to some whole epoch; no temporary name is left."""
+    found_epochs, found_burn, found = read_again(outdir)
+    assert found_epochs >= nepochs
+    assert found_burn >= burn
+    expected = samples(found_epochs, found_burn) if found_epochs else np.empty((2, 2, 0))
+    np.testing.assert_array_equal(np.empty((2, 2, 0)) if found is None else found["p"], expected)
     check_files(outdir)
+
+
+def check_whole(outdir):
+    """The run is as it is when nobody was killed."""
+    nepochs, burn, found = read_again(outdir)
+    assert (nepochs, burn) == (len(LENGTHS), BURN)
+    np.testing.assert_array_equal(found["p"], samples(len(LENGTHS), BURN))
+    check_files(outdir)
+
+
+def check_killed(workers, outdir, grouping, **kill):
+    """Kill the workload at a call: what was durable is there, and it goes on to the same end."""
+    durable = killed(workers, outdir, grouping, **kill)
+    if outdir.exists():
+        check_left(outdir, *durable)
+    assert killed(workers, outdir, grouping) == (len(LENGTHS), BURN)
+    check_whole(outdir)
+
+
+def killed_openings(workers, folder, grouping, at, counted):
+    """Kill the workload at a call, then at each call of the next opening: what to check, each time."""
+    left, whole = folder / "left", folder / "whole"
+    durable = killed(workers, left, grouping, kill_at=at, counted=counted)
+    if not left.exists():
+        return
+    shutil.copytree(left, whole)
+    (_, ncalls), *_ = workers.work(whole, *grouping, opening=True, counted=counted)
+    for again_at in range(1, 1 + ncalls):
+        outdir = folder / f"run-{again_at}"
+        shutil.copytree(left, outdir)
+        yield again_at, partial(check_killed_opening, workers, outdir, grouping, durable, again_at, counted)
+        shutil.rmtree(outdir)
+
+
+def check_killed_opening(workers, outdir, grouping, durable, at, counted):
+    """Kill the process that opens a run at a call: what was durable is there, and it goes on to the same end."""
+    assert workers.work(outdir, *grouping, kill_at=at, opening=True, counted=counted) == []
+    check_left(outdir, *durable)
+    assert killed(workers, outdir, grouping) == (len(LENGTHS), BURN)
+    check_whole(outdir)
+
+
+# Where a process is killed at another call than a change, it leaves what the change before it left: so the tests kill at
+# the changes. scripts/torture kills at all calls.
 
 
 @pytest.mark.parametrize("grouping", GROUPINGS[:3], ids=str)
 @pytest.mark.timeout(300)
-def test_the_process_may_be_killed_at_any_call(tmp_path, grouping):
+def test_the_process_may_be_killed_at_any_call(tmp_path, workers, grouping):
     """What was durable is there, the rest up to some whole epoch; the run goes on to the same end."""
-    _, ncalls = killed(tmp_path / "whole", grouping, 0)
-    for at in range(2, ncalls, 9):
-        check_killed(tmp_path / f"run-{at}", grouping, at)
+    for at in range(1, 1 + count_calls(workers, tmp_path / "whole", grouping, CHANGES)):
+        check_killed(workers, tmp_path / f"run-{at}", grouping, kill_at=at, counted=CHANGES)
+
+
+@pytest.mark.parametrize("grouping", GROUPINGS[:3:2], ids=str)
+@pytest.mark.timeout(300)
+def test_the_process_that_opens_a_run_may_be_killed_too(tmp_path, workers, grouping):
+    """What a kill left is cleared up by whoever gets to the end of it, and the run goes on to the same end."""
+    nkills = 0
+    for at in range(3, 1 + count_calls(workers, tmp_path / "whole", grouping, CHANGES), 12):
+        folder = tmp_path / f"killed-{at}"
+        for _, check in killed_openings(workers, folder, grouping, at, CHANGES):
+            check()
+            nkills += 1
+    assert nkills > 20
 
 
 # ---- what a reader sees meanwhile ------------------------------------------------------------------------------------
