@@ -51,6 +51,7 @@ class Files:
         self._file: EpochFile | None = None
         self._broken: set[int] = set()
         self._spoiled: Counter[int] = Counter()
+        self._made: dict[str, int] = {}  # names of files that were begun, with their number; 0: they replace another
         self.bytes_written = 0
 
     # ---- filling -------------------------------------------------------------------------------------------------
@@ -138,6 +139,7 @@ class Files:
             rewrite = catalog.rewrites.get(span.number, 0) + self._spoiled[span.number]
             head = self._head(span.number, rewrite, [])
             self._broken.discard(span.number)
+            self._made[name] = span.number
             self._file = EpochFile.create(self._disk, name, head)
             return True
         head = self._head(span.number, known[0][1].rewrite, [])
@@ -218,6 +220,7 @@ class Files:
         specs: dict[bytes, int] = {}
         places: list[Place | None] = []
         head = self._head(span.number, rewrite, [place for _, place in self._regions(span)])
+        self._made[name] = 0
         file = EpochFile.create(self._disk, name, head)
         try:
             for part in parts:
@@ -276,6 +279,13 @@ class Files:
         return file.copy(self._stamp(part.entry, place.cut), region, reader), place.cut
 
     # ---- going ---------------------------------------------------------------------------------------------------
+
+    def clear_up(self, change: Change | None = None) -> list[Chore]:
+        """After a change that worked, or at a reset: have what failed attempts left removed."""
+        made, self._made = self._made, {}
+        used = {chore.name for chore in change.chores} if change is not None else set()
+        left = [name for name, number in made.items() if name not in used and not self._catalog.has_file(number)]
+        return [Chore("remove", name) for name in left]
 
     def drop(self, action: DropFiles) -> Change:
         """Have whole files removed."""

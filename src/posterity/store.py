@@ -137,6 +137,7 @@ class Store:
         """From now on this is what the run consists of."""
         if self._files is not None:
             self._files.close()
+            self._chores.add(self._files.clear_up())
         self._written_before = self.bytes_written
         self.catalog = catalog
         self._files = Files(self.disk, catalog, self.options)
@@ -196,12 +197,12 @@ class Store:
                 self._commit(Change([Burned(burn, asked_burn)], []))
             case WriteEpochs():
                 self._make_fit(group[0])
-                self._commit(files.write([action for action in group if isinstance(action, WriteEpochs)], held))
+                self._commit_files(files.write([action for action in group if isinstance(action, WriteEpochs)], held))
             case PublishFile():
                 self._make_fit(group[0])
-                self._commit(files.publish(group[0]))
+                self._commit_files(files.publish(group[0]))
             case RewriteFile(file=file, parts=parts):
-                self._commit(files.copy(file, parts, filling=file.number in catalog.filling))
+                self._commit_files(files.copy(file, parts, filling=file.number in catalog.filling))
             case DropFiles():
                 self._commit(files.drop(group[0]))
 
@@ -209,7 +210,7 @@ class Store:
         """Write the file of an action anew, if nothing can be added to it."""
         assert self._files is not None
         if self._files.must_copy(action):
-            self._commit(self._files.copy_whole(action.file))
+            self._commit_files(self._files.copy_whole(action.file))
             self._do_chores()
 
     def _commit(self, change: Change) -> None:
@@ -225,6 +226,12 @@ class Store:
         for record in change.records:
             self.catalog.apply(record)
         self._chores.add(change.chores)
+
+    def _commit_files(self, change: Change) -> None:
+        """As `_commit`, for what was written to files: that worked, so what failed before can go."""
+        assert self._files is not None
+        self._commit(change)
+        self._chores.add(self._files.clear_up(change))
 
     def _do_chores(self, *, old_is_read: bool = True) -> None:
         if self.catalog is not None:
