@@ -3,6 +3,8 @@
 Run as a script, it does workloads, each in a process of its own that it forks: see `Workers`.
 """
 
+import errno
+import itertools
 import json
 import logging
 import os
@@ -12,7 +14,9 @@ import sys
 import threading
 import traceback
 import warnings
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import anyio._backends._asyncio  # noqa: F401  # not in each fork
 import numpy as np
@@ -67,6 +71,127 @@ def write_half(disk, name, args):
     if name == "write_at":
         data = b"".join(bytes(buffer) for buffer in args[2])
         Disk.write_at(disk, args[0], args[1], [data[: len(data) // 2]])
+
+
+class Ailment(NamedTuple):
+    """What is wrong with a disk for good: the calls that fail, and how.
+
+    `is_half`: half of what was to be written is there all the same. `only_files`: calls on HDF5 files alone.
+    """
+
+    code: int
+    calls: tuple[str, ...]
+    is_half: bool = False
+    only_files: bool = False
+
+
+NEEDS_ROOM = ("enter", "open_or_create", "create", "reserve", "write_at", *SYNCS, "publish", "replace")
+AILMENTS = {
+    "full disk": Ailment(errno.ENOSPC, NEEDS_ROOM, is_half=True),
+    "quota": Ailment(errno.EDQUOT, NEEDS_ROOM),
+    "I/O error": Ailment(errno.EIO, tuple(CALLS)),
+    "I/O error in HDF5 files": Ailment(errno.EIO, tuple(CALLS), is_half=True, only_files=True),
+    "failing syncs": Ailment(errno.EIO, tuple(SYNCS)),
+    "full disk, told by syncs": Ailment(errno.ENOSPC, tuple(SYNCS)),
+}
+
+
+class BrokenDisk(FaultyDisk):
+    """Fails from the n-th call of the I/O thread on, until it is mended; and notes what must never be done with it.
+
+    A sync that fails throws away what was pending, as Linux does.
+    """
+
+    def __init__(self, folder, ailment, at):
+        super().__init__(folder, at=at)
+        self.ailment = ailment
+        self.has_failed = self.is_mended = False
+        self.wrongs = []
+        self.may_remove = lambda name: True
+        self.note_failure = lambda: None
+        self._pending = {}
+        self._given_up = {}  # descriptors of files that failed, by inode; open, so that no other file gets it
+
+    def mend(self):
+        self.is_mended = True
+
+    def give_up(self):
+        """The test is over."""
+        for fd in self._given_up.values():
+            os.close(fd)
+
+    def meet(self, name, args):
+        if not threading.current_thread().name.startswith("posterity-io"):
+            return
+        self.ncalls += 1
+        if name in ("reserve", "write_at", "sync", "sync_data") and os.fstat(args[0]).st_ino in self._given_up:
+            self.wrongs.append(f"{name} of a file that failed")
+        if (
+            name == "remove"
+            and args[0].endswith(".h5")
+            and args[0] in Disk.names(self)
+            and not self.may_remove(args[0])
+        ):
+            self.wrongs.append(f"{args[0]} was removed before all was well")
+        if self.ncalls >= self.at and not self.is_mended and self._is_ailing(name, args):
+            if not self.has_failed:
+                self.has_failed = True
+                self.note_failure()
+            self._fail(name, args)
+
+    def _is_ailing(self, name, args):
+        if name not in self.ailment.calls:
+            return False
+        if not self.ailment.only_files:
+            return True
+        on = args[0] if args else ""
+        return ".h5" in (on if isinstance(on, str) else str(Path(f"/proc/self/fd/{on}").readlink()))
+
+    def _fail(self, name, args):
+        code = self.ailment.code
+        if name == "write_at" and self.ailment.is_half:
+            write_half(self, name, args)
+        is_sync = name in ("sync", "sync_data")
+        if is_sync:
+            for offset, nbytes in self._pending.pop(os.fstat(args[0]).st_ino, []):
+                os.pwrite(args[0], bytes(nbytes), offset)
+        if is_sync or (name in ("reserve", "write_at") and code == errno.EIO):
+            self._given_up.setdefault(os.fstat(args[0]).st_ino, os.dup(args[0]))
+        raise OSError(code, os.strerror(code), name)
+
+    def write_at(self, fd, offset, buffers):
+        super().write_at(fd, offset, buffers)
+        written = (offset, sum(map(len, buffers)))
+        self._pending.setdefault(os.fstat(fd).st_ino, []).append(written)
+
+    def sync(self, fd):
+        super().sync(fd)
+        self._pending.pop(os.fstat(fd).st_ino, None)
+
+    def sync_data(self, fd):
+        super().sync_data(fd)
+        self._pending.pop(os.fstat(fd).st_ino, None)
+
+
+@contextmanager
+def short_writes(at, *, for_good):
+    """The system takes only half of the bytes of its n-th write of the I/O thread, or of all from then on."""
+    pwritev = os.pwritev
+    calls = itertools.count(1)
+
+    def short(fd, buffers, offset):
+        if threading.current_thread().name.startswith("posterity-io"):
+            ncalls = next(calls)
+            if ncalls == at or (for_good and ncalls > at):
+                data = b"".join(map(bytes, buffers))
+                return os.pwrite(fd, data[: max(1, len(data) // 2)], offset)
+        return pwritev(fd, buffers, offset)
+
+    os.pwritev = short
+    try:
+        yield calls
+    finally:
+        os.pwritev = pwritev
 
 
 def kill(disk, name, args):

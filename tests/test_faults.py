@@ -187,6 +187,32 @@ def test_the_process_that_opens_a_run_may_be_killed_too(tmp_path, workers, group
     assert nkills > 20
 
 
+def check_opening_that_fails(left, outdir, fault, at, durable):
+    """Open a run while a call fails: that is told, or does no harm, and the next opening finds all; the calls made."""
+    shutil.copytree(left, outdir)
+    disk = FaultyDisk(outdir, fault, at, opening=True)
+    try:
+        backend_on(disk).close()
+    except OSError:
+        assert disk.ncalls >= at
+    check_left(outdir, *durable)
+    return disk.ncalls
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+def test_a_call_may_fail_while_a_run_is_opened(tmp_path, workers, fault, caplog):
+    """Whichever call fails, nothing is lost by it: who opens the run again has all that was durable."""
+    caplog.set_level("CRITICAL")
+    grouping = GROUPINGS[1]
+    for killed_at in range(7, count_calls(workers, tmp_path / "whole", grouping, CHANGES), 17):
+        left = tmp_path / f"left-{killed_at}"
+        durable = killed(workers, left, grouping, kill_at=killed_at, counted=CHANGES)
+        at, ncalls = 0, 1
+        while at <= ncalls:
+            ncalls = check_opening_that_fails(left, tmp_path / f"run-{killed_at}-{at}", fault, at, durable)
+            at += 1
+
+
 # ---- what a reader sees meanwhile ------------------------------------------------------------------------------------
 
 
