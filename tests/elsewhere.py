@@ -44,6 +44,8 @@ def length(kind, generation, index):
 
 def first(kind, generation, index):
     """The position of an epoch's first sample in the run."""
+    if kind == "equal":
+        return 20 * index
     with _guard:
         starts = _starts[kind, generation]
         while len(starts) <= index:

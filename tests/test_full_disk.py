@@ -2,6 +2,7 @@
 
 import errno
 import subprocess
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import pytest
@@ -12,26 +13,47 @@ from posterity import DefaultBackend, MailboxFull, State, WriteFailed, verify
 NSAMPLES = 2000  # about 150 kB an epoch
 
 
+class NotMountedError(Exception):
+    """No file system may be mounted here; the message says why."""
+
+
+@contextmanager
+def mounted(folder, megabytes):
+    """A small file system in memory."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "posterity-tests", str(folder)]
+    try:
+        done = subprocess.run(mount, capture_output=True, text=True, check=False)
+    except FileNotFoundError as error:
+        raise NotMountedError("there is no mount here") from error
+    if done.returncode:
+        raise NotMountedError(f"no file system may be mounted here: {done.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
 @pytest.fixture
 def small_disk(tmp_path):
     """A file system of two megabytes."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "posterity-tests", str(folder)]
-    try:
-        done = subprocess.run(mount, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        pytest.skip("there is no mount here")
-    if done.returncode:
-        pytest.skip(f"no file system may be mounted here: {done.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(mounted(tmp_path / "small", 2))
+        except NotMountedError as error:
+            pytest.skip(str(error))
+        yield folder
 
 
 @pytest.mark.parametrize("epochs_per_file", [1, 3, 100])
 @pytest.mark.parametrize("compression", [None, "gzip", "zstd"])
 def test_a_full_disk(small_disk, epochs_per_file, compression, caplog):
     """The epochs stay in memory, reads have all of them, and each is written exactly once when there is room again."""
+    check_full(small_disk, epochs_per_file)
+    assert "writing failed" in caplog.text
+
+
+def check_full(small_disk, epochs_per_file):
     ballast = small_disk / "ballast"
     ballast.write_bytes(bytes(1 << 20))
     options = {"epochs_per_file": epochs_per_file, "max_pending_epochs": 4, "on_full": "raise", "retry_after_s": 0.01}
@@ -47,7 +69,6 @@ def test_a_full_disk(small_disk, epochs_per_file, compression, caplog):
         assert caught.value.__cause__.errno == errno.ENOSPC
         assert backend.status.state is State.WAITING
         assert "No space left" in backend.status.last_error
-        assert "writing failed" in caplog.text
         with pytest.raises(WriteFailed):
             backend.flush()
         np.testing.assert_array_equal(backend.get_samples()["p"], joined(epochs))

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -26,13 +27,14 @@ EVERYTHING = {"burn": 0, "thin": 1, "pars": ["p", "ll"], "mask": ..., "flatten":
 class Process:
     """A writer or a reader that runs elsewhere."""
 
-    def __init__(self, *arguments):
+    def __init__(self, *arguments, script=SCRIPT):
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  # closed with the process
         self._said = []
         self._process = subprocess.Popen(
-            [sys.executable, "-W", "error", str(SCRIPT), *map(str, arguments)],
+            [sys.executable, "-W", "error", str(script), *map(str, arguments)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True,
         )  # fmt: skip
+        self.pid = self._process.pid
 
     def steps(self, n=1):
         """Wait until it has said so many more lines."""
@@ -68,18 +70,26 @@ class Process:
         self._errors.close()
 
 
-@pytest.fixture
-def start():
+@contextmanager
+def processes():
     """Starts processes, and sees to it that none is left."""
     started = []
 
-    def start(*arguments):
-        started.append(Process(*arguments))
+    def start(*arguments, **options):
+        started.append(Process(*arguments, **options))
         return started[-1]
 
-    yield start
-    for process in started:
-        process.close()
+    try:
+        yield start
+    finally:
+        for process in started:
+            process.close()
+
+
+@pytest.fixture
+def start():
+    with processes() as start:
+        yield start
 
 
 @pytest.fixture
@@ -110,12 +120,8 @@ def ask_all(snapshot, kind="equal", rng=None):
 # ---- the storm -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.timeout(240)
-@pytest.mark.parametrize("kind", ["equal", "unequal"])
-def test_each_snapshot_is_exact_or_has_expired(outdir, start, kind):
-    """Whatever becomes of a run and of its writer, readers get exact numbers or `SnapshotExpired`, and nothing else."""
-    seed = random.randrange(2**32)
-    say(f"seed {seed}")
+def storm(outdir, start, kind, seed, nkills):
+    """Readers of all faces over a run whose writer is killed again and again."""
     rng = random.Random(seed)
     writer = start("write", outdir, kind, rng.random())
     while not (outdir / "posterity.journal").exists():
@@ -123,7 +129,7 @@ def test_each_snapshot_is_exact_or_has_expired(outdir, start, kind):
     readers = [start("read", outdir, kind, rng.random(), face) for face in ("blocking", "asyncio", "trio")]
     for reader in readers:
         reader.says("open")
-    for _ in range(4):
+    for _ in range(nkills):
         stopped = rng.choice(readers)
         stopped.signal(signal.SIGSTOP)
         writer.steps(rng.randrange(10, 120))
@@ -141,6 +147,15 @@ def test_each_snapshot_is_exact_or_has_expired(outdir, start, kind):
         end.result()
     for reader in readers:
         say(reader.end())
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("kind", ["equal", "unequal"])
+def test_each_snapshot_is_exact_or_has_expired(outdir, start, kind):
+    """Whatever becomes of a run and of its writer, readers get exact numbers or `SnapshotExpired`, and nothing else."""
+    seed = random.randrange(2**32)
+    say(f"seed {seed}")
+    storm(outdir, start, kind, seed, nkills=4)
 
 
 def test_a_reader_that_stood_still_goes_on(outdir, start):
