@@ -5,12 +5,15 @@ The tests do a part of this; here all of it is done, and of what is endless as m
 
 import argparse
 import logging
+import multiprocessing
+import os
 import shutil
 import sys
 import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -37,13 +40,24 @@ ENDLESS: dict[str, Callable[[Path, float], Iterator[Case]]] = {
 }
 
 
-def tried(name: str, cases: Callable[[Path], Iterator[Case]]) -> tuple[int, int]:
+def cases_of(name: str, minutes: float, soak_minutes: float) -> Callable[[Path], Iterator[Case]]:
+    """All faults of a kind, in a folder that is theirs."""
+    if name in COUNTED:
+        return COUNTED[name]
+    if name in ENDLESS:
+        return partial(ENDLESS[name], seconds=60 * minutes)
+    return partial(soak.soak, seconds=60 * soak_minutes)
+
+
+def tried(name: str, minutes: float, soak_minutes: float) -> tuple[int, int]:
     """Try all faults of a kind; returns how many, and after how many something was lost."""
+    logging.getLogger("posterity").propagate = False
+    logging.getLogger("posterity").addHandler(logging.NullHandler())
     ntried = nlost = 0
     told = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="torture-"))
     try:
-        for case, look in cases(folder):
+        for case, look in cases_of(name, minutes, soak_minutes)(folder):
             ntried += 1
             try:
                 with small_chunks():
@@ -62,22 +76,20 @@ def tried(name: str, cases: Callable[[Path], Iterator[Case]]) -> tuple[int, int]
 
 def main() -> int:
     """Try all kinds, print the table."""
+    ncores = os.cpu_count() or 1
     names = [*COUNTED, *ENDLESS, "soak"]
     parser = argparse.ArgumentParser(description="tries faults on runs, and tells what was lost")
     parser.add_argument("--minutes", type=float, default=5, help="for each kind without an end (default: %(default)s)")
     parser.add_argument("--soak-minutes", type=float, default=15, help="for the soak (default: %(default)s)")
+    parser.add_argument("--jobs", type=int, default=ncores, help="how many kinds at once (default: %(default)s)")
     parser.add_argument("kinds", nargs="*", metavar="KIND", help=f"{', '.join(names)} (default: all)")
     args = parser.parse_args()
     if unknown := set(args.kinds) - set(names):
         parser.error(f"there is no {', '.join(sorted(unknown))}")
-    kinds = {
-        **COUNTED,
-        **{name: partial(cases, seconds=60 * args.minutes) for name, cases in ENDLESS.items()},
-        "soak": partial(soak.soak, seconds=60 * args.soak_minutes),
-    }
-    logging.getLogger("posterity").propagate = False
-    logging.getLogger("posterity").addHandler(logging.NullHandler())
-    found = {name: tried(name, kinds[name]) for name in args.kinds or names}
+    kinds = args.kinds or names
+    with ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn")) as processes:
+        ends = [processes.submit(tried, name, args.minutes, args.soak_minutes) for name in kinds]
+    found = dict(zip(kinds, [end.result() for end in ends], strict=True))
     print(f"\n| fault | tried | survived | lost |\n|{'---|' * 4}")
     for name, (ntried, nlost) in found.items():
         print(f"| {name} | {ntried} | {ntried - nlost} | {nlost} |")
