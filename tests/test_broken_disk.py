@@ -79,11 +79,11 @@ class Sampler:
         backend, ledger, code = self.backend, self.ledger, self.disk.ailment.code
         told = os.strerror(code)
         durable = [receipt.durable.done for receipt in self.receipts]
-        full = self.fill()
         self.burn()
+        self.fill()
         failures = ledger.failures
         assert ledger.wait(lambda: ledger.has_failed(failures + 2), 30)  # nobody asks for these attempts
-        assert full.__cause__.errno == code
+        assert self.fill().__cause__.errno == code
         assert [receipt.durable.done for receipt in self.receipts[: len(durable)]] == durable
         assert not any(receipt.durable.done for receipt in self.receipts[len(durable) :])
         assert not self.flush(publish=False)
