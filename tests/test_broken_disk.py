@@ -143,6 +143,7 @@ def check_lasting(folder, ailment, at, options, caplog):
     """Run a workload on a disk that fails from call `at` on, until it is mended; how many calls
     that makes, and whether anybody was concerned."""
     disk = BrokenDisk(folder, ailment, at)
+    caplog.records.clear()
     on_full = "wait" if at % 2 else "raise"
     options = {
         "max_pending_epochs": MOST,

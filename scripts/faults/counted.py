@@ -58,7 +58,6 @@ def broken_disks(folder: Path) -> Iterator[Case]:
             check = partial(test_broken_disk.check_lasting, outdir, ailment, at, options, lines)
             yield f"{name}, from call {at} on, {options}", check
             shutil.rmtree(outdir, ignore_errors=True)
-            lines.records.clear()
 
 
 def short_writes(folder: Path) -> Iterator[Case]:
