@@ -16,10 +16,7 @@ import test_full_disk
 from posterity import verify
 
 Case = tuple[str, Callable[[], object]]
-GROUPINGS = [
-    {"epochs_per_file": epochs_per_file, "inmem_epochs": inmem_epochs}
-    for epochs_per_file, inmem_epochs in test_faults.GROUPINGS
-]
+GROUPINGS = [faulty.options_of(*grouping) for grouping in test_faults.GROUPINGS]
 
 
 class Lines(logging.Handler):
