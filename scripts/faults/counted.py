@@ -134,10 +134,8 @@ def full_disks(folder: Path) -> Iterator[Case]:
 
 def damage(folder: Path) -> Iterator[Case]:
     """Every seventh byte of each file is changed: it is found, or all can be read; at most one epoch can't."""
-    run = folder / "run"
-    test_damage.write(run)
 
-    def look(path: Path, at: int) -> None:
+    def look(run: Path, path: Path, at: int) -> None:
         test_damage.flip(path, at)
         try:
             left = test_damage.readable(run)
@@ -145,6 +143,9 @@ def damage(folder: Path) -> Iterator[Case]:
         finally:
             test_damage.flip(path, at)
 
-    for path in sorted(run.glob("*.h5")):
-        for at in range(0, path.stat().st_size, 7):
-            yield f"{path.name}, byte {at}", partial(look, path, at)
+    for options in test_damage.OPTIONS:
+        run = folder / f"run-{len(options)}"
+        test_damage.write(run, options)
+        for path in sorted(run.glob("*.h5")):
+            for at in range(0, path.stat().st_size, 7):
+                yield f"{path.name}, byte {at}, {options}", partial(look, run, path, at)

@@ -9,6 +9,7 @@ import inspect
 import logging
 import operator
 import os
+import queue
 import signal
 import threading
 import weakref
@@ -232,9 +233,12 @@ class Service:
     def flush_on_sigterm(self) -> None:
         """On SIGTERM write everything, then let the process die of it as it would have."""
         before = signal.getsignal(signal.SIGTERM)
+        orders: queue.SimpleQueue[bool] = queue.SimpleQueue()
         is_written = threading.Event()
 
         def write_all() -> None:
+            if not orders.get():
+                return
             self.ledger.ask_close(silently=True)
             self.ledger.wait(lambda: self.ledger.state.is_over, self.options.exit_timeout_s)
             if missing := self.ledger.missing():
@@ -242,15 +246,20 @@ class Service:
             is_written.set()
             os.kill(os.getpid(), signal.SIGTERM)
 
-        writing = OurThread("posterity-sigterm", write_all)
+        def end_with_the_run() -> None:
+            if self.ledger.state.is_over:
+                orders.put(False)
 
         def on_sigterm(_number: int, _frame: FrameType | None) -> None:
-            if is_written.is_set() or os.getpid() != self._pid:
+            if is_written.is_set() or os.getpid() != self._pid or self.ledger.state.is_over:
                 signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
                 os.kill(os.getpid(), signal.SIGTERM)
-            elif writing.ident is None:
-                writing.start()  # not here: the main thread may have the ledger's lock just now
+            else:
+                orders.put(True)  # it isn't done here: the main thread may have the ledger's lock just now
 
+        # Started now: when SIGTERM comes the interpreter may be waiting for our threads, and start no more.
+        OurThread("posterity-sigterm", write_all).start()
+        self.ledger.listen(orders, end_with_the_run)
         signal.signal(signal.SIGTERM, on_sigterm)
 
 

@@ -12,7 +12,6 @@ import os
 import queue
 import sys
 import threading
-import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
@@ -75,29 +74,33 @@ class IoThread:
 
 
 class _EndWatch:
-    """Tells its listeners when no thread is left that could hand anything over. One for the process, like its end."""
+    """Tells its listeners when no thread is left that could hand anything over. One for the process, like its end.
+
+    It has no lock, which a Ctrl-C or a fork could leave held: each change of its listeners is one step.
+    """
 
     def __init__(self) -> None:
-        self._listeners: weakref.WeakSet[EndListener] = weakref.WeakSet()
-        self._guard = threading.Lock()
-        self._pid = 0
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """In a forked child: who listens is the parent's, and so is what was lost."""
+        self._listeners: dict[EndListener, None] = {}
+        self._watches = False
         self.has_ended = False
         self.has_lost = False
 
+    def add(self, listener: "EndListener") -> None:
+        self._listeners[listener] = None
+        if not self._watches:
+            self._watches = True
+            threading.Thread(name="posterity-end-watch", target=self._run, daemon=True).start()
+
     def discard(self, listener: "EndListener") -> None:
         """A listener has ended. The last one of a multiprocessing worker ends it, if samples were lost."""
-        with self._guard:
-            self._listeners.discard(listener)
-            is_last = self.has_ended and not self._listeners
+        self._listeners.pop(listener, None)
+        is_last = self.has_ended and not self._listeners
         if is_last and _is_worker():  # there, what atexit registered may not run
-            _exit_if_lost()
-
-    def add(self, listener: "EndListener") -> None:
-        with self._guard:
-            self._listeners.add(listener)
-            if self._pid != os.getpid():
-                self._pid = os.getpid()
-                threading.Thread(name="posterity-end-watch", target=self._run, daemon=True).start()
+            self.exit_if_lost()
 
     def _run(self) -> None:
         threading.main_thread().join()
@@ -105,10 +108,32 @@ class _EndWatch:
             for thread in others:
                 thread.join()
         self.has_ended = True
-        with self._guard:
-            listeners = list(self._listeners)
-        for listener in listeners:
+        self._tell()
+
+    def _tell(self) -> None:
+        for listener in list(self._listeners):
             listener.process_ends()
+
+    def wait_for_all(self) -> None:
+        """Wait for those that are still at work although the interpreter waits for no thread any more.
+
+        It doesn't after a Ctrl-C in its wait, nor for threads that an exit handler started.
+        """
+        if not self._listeners:
+            return
+        sys.stderr.write("posterity: still writing; to be interrupted now would lose epochs\n")
+        self._tell()
+        for listener in list(self._listeners):
+            listener.join()
+
+    def exit_if_lost(self) -> None:
+        """End the process with our exit code, if samples were lost: it can't be set in another way at its end."""
+        for listener in list(self._listeners):
+            listener.process_waits_no_longer()
+        if self.has_lost:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(LOST_EXIT_CODE)
 
 
 class EndListener:
@@ -116,6 +141,14 @@ class EndListener:
 
     def process_ends(self) -> None:
         """No thread is left that could hand anything over."""
+        raise NotImplementedError
+
+    def join(self) -> None:
+        """Wait until it has ended."""
+        raise NotImplementedError
+
+    def process_waits_no_longer(self) -> None:
+        """The process ends now: say what is lost."""
         raise NotImplementedError
 
 
@@ -127,7 +160,7 @@ _end_watch = _EndWatch()
 
 
 def tell_when_process_ends(listener: EndListener) -> None:
-    """Have a listener told; it is kept by a weak reference."""
+    """Have a listener told; it is kept until it has ended."""
     _end_watch.add(listener)
 
 
@@ -148,12 +181,7 @@ def report_lost(message: str) -> None:
     _end_watch.has_lost = True
 
 
-def _exit_if_lost() -> None:
-    """Registered before what programs register, so it runs after it; an exit code can't be set in another way here."""
-    if _end_watch.has_lost:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(LOST_EXIT_CODE)
-
-
-atexit.register(_exit_if_lost)
+# They run in the opposite order, and after what programs register: if one is interrupted, the other one sees it.
+atexit.register(_end_watch.exit_if_lost)
+atexit.register(_end_watch.wait_for_all)
+os.register_at_fork(after_in_child=_end_watch.begin_anew)

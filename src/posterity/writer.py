@@ -47,14 +47,15 @@ class Writer(EndListener):
     def start(self) -> None:
         """Start the threads. Returns when the loop runs: a fork, or a Ctrl-C, must not fall into what it imports."""
         self._io.start()
+        tell_when_process_ends(self)
         self._fetcher.start()
         self._thread.start()
-        tell_when_process_ends(self)
         self._runs.wait()
 
-    def join(self, timeout_s: float | None = None) -> None:
+    def join(self) -> None:
         """Wait until the threads have ended."""
-        self._thread.join(timeout_s)
+        if self._thread.ident is not None:
+            self._thread.join()
 
     def later(self, call: Callable[[], None]) -> None:
         """Have something called in the I/O thread. Safe in a finaliser."""
@@ -62,8 +63,13 @@ class Writer(EndListener):
 
     def process_ends(self) -> None:
         """Nobody hands over any more: write all, then let the process go."""
-        self._deadline = time.monotonic() + self._ledger.options.exit_timeout_s
+        if self._deadline is None:
+            self._deadline = time.monotonic() + self._ledger.options.exit_timeout_s
         self._ledger.ask_close()
+
+    def process_waits_no_longer(self) -> None:
+        """It was interrupted once more: what isn't written now never will be."""
+        self._report_if_lost("the process was interrupted before they were written")
 
     def _run(self) -> None:
         try:
@@ -177,9 +183,9 @@ class Writer(EndListener):
     def _has_given_up(self) -> bool:
         return self._deadline is not None and time.monotonic() >= self._deadline
 
-    def _report_if_lost(self, error: BaseException) -> None:
+    def _report_if_lost(self, why: object) -> None:
         missing = self._ledger.missing()
         if missing:
             report_lost(
-                f"{len(missing)} epochs of {self._store.disk.folder} were lost, {missing[0]} to {missing[-1]}: {error}"
+                f"{len(missing)} epochs of {self._store.disk.folder} were lost, {missing[0]} to {missing[-1]}: {why}"
             )
