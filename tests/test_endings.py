@@ -23,7 +23,8 @@ from posterity import DefaultBackend
 outdir = sys.argv[1]
 
 def tell(word):
-    print(word, flush=True)
+    sys.stdout.write(f"{{word}}\\n")  # at once: other threads tell, too
+    sys.stdout.flush()
 """
 
 
@@ -56,6 +57,17 @@ class Script:
             if told[-1] == word:
                 return told[:-1]
         raise AssertionError(f"{word!r} was never told; {told}, {self.process.stderr.read()}")
+
+    def signal_until(self, number, word):
+        """Send a signal, and wait for a word. One that comes just before Python waits is overlooked until the next."""
+        again = threading.Timer(5, self.process.send_signal, [number])
+        again.start()
+        try:
+            self.process.send_signal(number)
+            return self.wait_for(word)
+        finally:
+            again.cancel()
+            again.join()
 
     def go_on(self):
         """Let a script go on that waits in `input()`."""
@@ -263,6 +275,203 @@ def test_an_event_loop_that_was_closed(outdir):
     np.testing.assert_array_equal(read_again(outdir), numbers(0, 65))
 
 
+@pytest.mark.parametrize("loop", ["asyncio", "trio"])
+def test_an_awaited_backend_that_nobody_closes(outdir, loop):
+    """An `AsyncBackend` that was entered and never left has everything on disk, though its loop is gone."""
+    returned, _, err = ended(
+        f"""
+        import anyio
+        from posterity import AsyncBackend
+        async def main():
+            backend = await AsyncBackend(outdir=outdir, inmem_epochs=2).__aenter__()
+            for epoch in run_of([20] * 3):
+                await backend.ingest(epoch)
+            return backend
+        backend = anyio.run(main, backend="{loop}")
+        """,
+        outdir,
+    )
+    assert (returned, err) == (0, "")
+    np.testing.assert_array_equal(read_again(outdir), numbers(0, 60))
+
+
+# Writing waits, or fails, until the test says `go_on`; "ended" is told when the main thread has.
+GATE = """
+import errno
+from posterity.disk import Disk
+sys.stdout.reconfigure(line_buffering=True)
+gate, is_at_gate, reserve = threading.Event(), threading.Event(), Disk.reserve
+
+def gated(*args):
+    is_at_gate.set()
+    if is_full and not gate.is_set():
+        raise OSError(errno.ENOSPC, "full")
+    gate.wait()
+    return reserve(*args)
+
+def open_gate():
+    if os.read(0, 1):
+        gate.set()
+
+def tell_end():
+    threading.main_thread().join()
+    tell("ended")
+
+is_full = False
+Disk.reserve = gated
+for target in (open_gate, tell_end):
+    threading.Thread(target=target, daemon=True).start()
+"""
+
+
+def test_the_interpreter_ends_while_a_write_is_under_way(outdir):
+    """A write that the end of the script falls into is done to its end, and so are those after it."""
+    code = """
+backend = DefaultBackend(outdir=outdir)
+for epoch in run_of([10] * 3):
+    backend.ingest(epoch)
+"""
+    with Script(GATE + code, outdir) as script:
+        script.wait_for("ended")
+        script.go_on()
+        assert script.end() == (0, "", "")
+    np.testing.assert_array_equal(read_again(outdir), numbers(0, 30))
+
+
+@pytest.mark.parametrize(
+    "late",
+    [
+        "atexit.register(ingest)",
+        "weakref.finalize(ingest, ingest)",
+        "class Late:\n    def __del__(self):\n        ingest()\nlate = Late()",
+        "class Late:\n    def __del__(self):\n        ingest()\nlate = Late()\nlate.me = late",
+    ],
+    ids=["exit handler", "finalize", "finaliser", "finaliser in a cycle"],
+)
+def test_an_ingest_while_the_interpreter_exits(outdir, late):
+    """An ingest from an exit handler or a finaliser is refused; if it returned its epoch would be on disk."""
+    code = f"""
+import atexit, weakref
+from posterity import Closed
+backend = DefaultBackend(outdir=outdir)
+backend.ingest(run_of([10])[0])
+
+def ingest(tell=tell, epoch=run_of([10], start=10)[0]):
+    try:
+        backend.ingest(epoch)
+    except Closed:
+        tell("refused")
+
+{late}
+"""
+    assert ended(code, outdir) == (0, "refused\n", "")
+    np.testing.assert_array_equal(read_again(outdir), numbers(0, 10))
+
+
+def test_an_exit_handler_that_opens_a_run(outdir):
+    """What a backend that is opened by an exit handler accepts is on disk, although the interpreter waits no more."""
+    code = """
+import atexit
+import posterity.threads
+posterity.threads._EndWatch._run = lambda watch: None  # it would close the run before the first ingest
+
+def late():
+    global backend
+    try:
+        backend = DefaultBackend(outdir=outdir)
+    except RuntimeError:
+        return  # Python 3.12 starts no thread by then, and says so
+    for epoch in run_of([10] * 3):
+        backend.ingest(epoch)
+        tell("accepted")
+
+atexit.register(late)
+"""
+    returned, out, err = ended(code, outdir)
+    assert returned == 0, err
+    accepted = out.count("accepted")
+    assert accepted == (0 if sys.version_info[:2] == (3, 12) else 3)
+    if accepted:
+        np.testing.assert_array_equal(read_again(outdir), numbers(0, 30))
+
+
+def test_a_daemon_thread_that_goes_on_sampling(outdir):
+    """A daemon thread that samples while the process ends is refused at some point: what was accepted is on disk."""
+    returned, out, err = ended(
+        """
+        from posterity import Closed
+        backend = DefaultBackend(outdir=outdir, epochs_per_file=100)
+        has_begun = threading.Event()
+
+        def sample():
+            n = 0
+            while True:
+                try:
+                    backend.ingest(run_of([10], start=n)[0])
+                except Closed:
+                    tell(n)
+                    return
+                n += 10
+                has_begun.set()
+
+        threading.Thread(target=sample, daemon=True).start()
+        has_begun.wait()
+        """,
+        outdir,
+    )
+    assert (returned, err) == (0, "")
+    samples = read_again(outdir)
+    assert samples.shape[2] >= 10
+    if out:  # the thread may be gone before it can tell
+        assert samples.shape[2] == int(out)
+    np.testing.assert_array_equal(samples, numbers(0, samples.shape[2]))
+
+
+DEATHS = {
+    "between two": "raise ZeroDivisionError",
+    "within one": "backend.ingest(Broken())",
+    "while it waits for room": "backend.ingest(run_of([10], start=20)[0], timeout_s=0)",
+}
+
+
+@pytest.mark.parametrize("goes_on", [True, False], ids=["the main thread goes on", "the main thread has ended"])
+@pytest.mark.parametrize("death", DEATHS.values(), ids=DEATHS)
+def test_a_sampling_thread_that_dies(outdir, death, goes_on):
+    """What a thread handed over before it died of an error is on disk, and others go on handing over."""
+    is_full = "timeout_s" in death
+    code = f"""
+if not {is_full}:
+    gate.set()
+
+class Broken:
+    def to_backend(self, burn, stats):
+        raise ZeroDivisionError
+
+backend = DefaultBackend(outdir=outdir, max_pending_epochs={2 if is_full else 100})
+
+def sample():
+    if not {goes_on}:
+        threading.main_thread().join()
+    for epoch in run_of([10] * 2):
+        backend.ingest(epoch)
+    try:
+        {death}
+    finally:
+        gate.set()
+
+thread = threading.Thread(target=sample)
+thread.start()
+if {goes_on}:
+    thread.join()
+    for epoch in run_of([10] * 3, start=20):
+        backend.ingest(epoch)
+"""
+    returned, _, err = ended(GATE + code, outdir)
+    assert returned == 0
+    assert ("MailboxFull" if is_full else "ZeroDivisionError") in err
+    np.testing.assert_array_equal(read_again(outdir), numbers(0, 50 if goes_on else 20))
+
+
 # ---- signals -----------------------------------------------------------------------------------------------------------
 
 SAMPLES_FOR_EVER = """
@@ -362,6 +571,114 @@ def test_control_c_while_waiting_for_room(outdir):
     np.testing.assert_array_equal(read_again(outdir), numbers(0, 17))
 
 
+STATES = {
+    "sampling": ("{}", "tell('waiting'); signal.pause()", 2),
+    "sampling while the disk is full": ("{}", "is_full = True; tell('waiting'); signal.pause()", 2),
+    "ingest": ("{'max_pending_epochs': 2}", "backend.ingest(run_of([10], start=20)[0])", 2),
+    "flush": ("{}", "backend.flush()", 2),
+    "update": ("{}", "backend.update()", 2),
+    "a receipt": ("{}", "backend.ingest_nowait(run_of([10], start=20)[0]).durable.wait()", 3),
+    "reset": ("{}", "is_at_gate.wait(); backend.reset()", 0),
+    "close": ("{}", "backend.close()", 2),
+    "a close that nobody asked for": ("{}", "with backend: raise ZeroDivisionError", 2),
+}
+STILL_WRITING = "posterity: still writing; to be interrupted now would lose epochs"
+INTERRUPTED = "the process was interrupted before they were written"
+
+
+@pytest.mark.parametrize("ntimes", [1, 2], ids=["once", "twice"])
+@pytest.mark.parametrize(("options", "call", "nepochs"), STATES.values(), ids=STATES)
+def test_control_c_in_each_state(outdir, options, call, nepochs, ntimes):
+    """Whatever the main thread waits for: all that was handed over is on disk, and the process dies of the Ctrl-C.
+
+    The second one comes when it waits for the writer to end.
+    """
+    code = f"""
+from posterity.bells import Bell
+sys.stderr = sys.stdout
+Bell.wait = lambda bell, timeout_s, wait=Bell.wait: (tell("waiting"), wait(bell, timeout_s))
+backend = DefaultBackend(outdir=outdir, retry_after_s=0.01, retry_at_most_s=0.01, **{options})
+for epoch in run_of([10] * 2):
+    backend.ingest(epoch)
+{call}
+"""
+    with Script(GATE + code, outdir) as script:
+        script.wait_for("waiting")
+        script.signal_until(signal.SIGINT, "ended")
+        if ntimes == 2:
+            script.signal_until(signal.SIGINT, STILL_WRITING)
+        script.go_on()
+        returned, out, err = script.end()
+    assert (returned, err) == (-signal.SIGINT, ""), out
+    samples = read_again(outdir) if nepochs else None
+    if nepochs:
+        np.testing.assert_array_equal(samples, numbers(0, 10 * nepochs))
+    else:
+        assert not list(outdir.glob("*.h5"))
+
+
+def test_control_c_while_leaving_the_block(outdir):
+    """The first Ctrl-C ends the sampling, the second one the waiting for the close, and nothing is lost."""
+    code = """
+from posterity.bells import Bell
+Bell.wait = lambda bell, timeout_s, wait=Bell.wait: (tell("waiting"), wait(bell, timeout_s))
+with DefaultBackend(outdir=outdir) as backend:
+    for epoch in run_of([10] * 2):
+        backend.ingest(epoch)
+    tell("sampling")
+    signal.pause()
+"""
+    with Script(GATE + code, outdir) as script:
+        script.wait_for("sampling")
+        script.signal_until(signal.SIGINT, "waiting")
+        script.signal_until(signal.SIGINT, "ended")
+        script.go_on()
+        assert script.end()[0] == -signal.SIGINT
+    np.testing.assert_array_equal(read_again(outdir), numbers(0, 20))
+
+
+@pytest.mark.parametrize("ntimes", [1, 2], ids=["once", "twice"])
+def test_control_c_at_the_end_of_the_script(outdir, ntimes):
+    """When the script has ended, one Ctrl-C loses nothing; who insists is told what is lost, and gets exit code 74."""
+    code = """
+sys.stderr = sys.stdout
+backend = DefaultBackend(outdir=outdir)
+for epoch in run_of([10] * 3):
+    backend.ingest(epoch)
+"""
+    with Script(GATE + code, outdir) as script:
+        script.wait_for("ended")
+        script.signal_until(signal.SIGINT, STILL_WRITING)
+        if ntimes == 2:
+            script.signal_until(signal.SIGINT, f"posterity: 3 epochs of {outdir} were lost, 0 to 2: {INTERRUPTED}")
+        else:
+            script.go_on()
+        returned, out, err = script.end()
+    assert err == ""
+    if ntimes == 1:
+        assert returned == 0, out
+        np.testing.assert_array_equal(read_again(outdir), numbers(0, 30))
+    else:
+        assert returned == 74, out
+
+
+def test_a_handler_that_exits_at_the_end_of_the_script(outdir):
+    """A handler of the program's own that calls `sys.exit` while the writer is waited for loses nothing."""
+    code = """
+sys.stderr = sys.stdout
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+backend = DefaultBackend(outdir=outdir)
+for epoch in run_of([10] * 3):
+    backend.ingest(epoch)
+"""
+    with Script(GATE + code, outdir) as script:
+        script.wait_for("ended")
+        script.signal_until(signal.SIGTERM, STILL_WRITING)
+        script.go_on()
+        assert script.end()[0] == 0
+    np.testing.assert_array_equal(read_again(outdir), numbers(0, 30))
+
+
 def test_control_c_at_any_moment(outdir):
     """Whenever a Ctrl-C falls into `ingest`, its epoch is part of the run or it isn't, and the backend goes on working."""
     code = """
@@ -434,6 +751,65 @@ def test_sigterm_with_several_backends_and_a_handler(outdir):
     assert (returned, out, err) == (7, "terminated\n", "")
     for i in range(3):
         np.testing.assert_array_equal(read_again(outdir / str(i)), numbers(0, 50))
+
+
+@pytest.mark.parametrize("who", ["the writer", "a thread"])
+def test_sigterm_at_the_end_of_the_script(outdir, who):
+    """With `flush_on_sigterm` all is written, too, when the main thread has ended and the interpreter waits."""
+    code = f"""
+backend = DefaultBackend(outdir=outdir, flush_on_sigterm=True, inmem_epochs=10)
+handler = signal.getsignal(signal.SIGTERM)
+signal.signal(signal.SIGTERM, lambda *args: (handler(*args), tell("terminating")))
+for epoch in run_of([10] * 3):
+    backend.ingest(epoch)
+if {who == "a thread"}:
+    threading.Thread(target=threading.Event().wait).start()
+"""
+    with Script(GATE + code, outdir) as script:
+        script.wait_for("ended")
+        script.signal_until(signal.SIGTERM, "terminating")
+        script.go_on()
+        assert script.end() == (-signal.SIGTERM, "", "")
+    np.testing.assert_array_equal(read_again(outdir), numbers(0, 30))
+
+
+def test_sigterm_on_a_full_disk(outdir):
+    """What can't be written in time when SIGTERM comes is named on stderr, and the process dies of SIGTERM."""
+    code = """
+is_full = True
+options = {"retry_after_s": 0.01, "retry_at_most_s": 0.01, "exit_timeout_s": 0.1}
+backend = DefaultBackend(outdir=outdir, flush_on_sigterm=True, **options)
+for epoch in run_of([10] * 3):
+    backend.ingest(epoch)
+tell("sampled")
+while True:
+    signal.pause()
+"""
+    with Script(GATE + code, outdir) as script:
+        script.wait_for("sampled")
+        script.process.terminate()
+        returned, _, err = script.end()
+    assert returned == -signal.SIGTERM
+    assert "SIGTERM came, and epochs 0 to 2 could not be written" in err
+
+
+def test_sigterm_after_the_run_was_closed(outdir):
+    """A run that was closed has nothing to write: the process dies of SIGTERM at once, and no thread is left of it."""
+    code = """
+with DefaultBackend(outdir=outdir, flush_on_sigterm=True) as backend:
+    gate.set()
+    backend.ingest(run_of([10])[0])
+for thread in threading.enumerate():
+    if thread.name == "posterity-sigterm":
+        thread.join()
+tell("closed")
+while True:
+    signal.pause()
+"""
+    with Script(GATE + code, outdir) as script:
+        script.wait_for("closed")
+        script.process.terminate()
+        assert script.end() == (-signal.SIGTERM, "", "")
 
 
 def test_sigterm_without_the_option(outdir):
@@ -640,6 +1016,46 @@ def test_workers_with_runs_of_their_own(outdir, tmp_path, method):
     for i in range(3):
         np.testing.assert_array_equal(read_again(outdir / str(i)), numbers(0, 50))
     np.testing.assert_array_equal(read_again(outdir / "mine"), numbers(0, 20))
+
+
+POOLS = {
+    "a pool": "with multiprocessing.get_context('fork').Pool(2) as pool:\n    sample(pool)",
+    "a pool that nobody ends": "pool = multiprocessing.get_context('fork').Pool(2)\nsample(pool)",
+    "a pool that is left by an error": (
+        "with multiprocessing.get_context('fork').Pool(2) as pool:\n    sample(pool)\n    raise ZeroDivisionError"
+    ),
+    "an executor": (
+        "with concurrent.futures.ProcessPoolExecutor(2, multiprocessing.get_context('fork')) as pool:\n    sample(pool)"
+    ),
+}
+
+
+@pytest.mark.parametrize("sigterm", [False, True])
+@pytest.mark.parametrize("pool", POOLS.values(), ids=POOLS)
+def test_a_pool_that_computes(outdir, pool, sigterm):
+    """Workers that are forked while the run is open, as emcee's users have them, compute, and end as they should."""
+    returned, _, err = ended(
+        f"""
+import concurrent.futures, multiprocessing, warnings
+warnings.simplefilter("ignore")
+
+def log_prob(x):
+    return -x * x
+
+def sample(pool):
+    for i, epoch in enumerate(run_of([10] * 20)):
+        assert list(pool.map(log_prob, [i, 2])) == [-i * i, -4]
+        backend.ingest(epoch)
+
+backend = DefaultBackend(outdir=outdir, flush_on_sigterm={sigterm}, inmem_epochs=3, epochs_per_file=4)
+{pool}
+""",
+        outdir,
+    )
+    is_error = "raise" in pool
+    assert returned == is_error, err
+    assert (err == "") is not is_error
+    np.testing.assert_array_equal(read_again(outdir), numbers(0, 200))
 
 
 # ---- two processes -----------------------------------------------------------------------------------------------------
@@ -922,28 +1338,31 @@ tell("all there")
     assert (returned, out) == (0, "all there\n"), err
 
 
-def test_a_worker_that_loses_samples(small_disk):
-    """A worker process that loses samples says so on stderr."""
+@pytest.mark.parametrize("parent", ["", "mine = DefaultBackend(outdir=f'{outdir}/mine', **quick)"], ids=["", "writes"])
+def test_a_worker_that_loses_samples(small_disk, parent):
+    """A worker process that loses samples says so on stderr, and by its exit code, whatever its parent does."""
     command, folder = small_disk
-    returned, _, err = ended(
+    returned, out, err = ended(
         FULL_DISK
-        + """
+        + f"""
 import multiprocessing, warnings
 warnings.simplefilter("ignore")
 
 def sample():
-    backend = DefaultBackend(outdir=f"{outdir}/run", exit_timeout_s=0.1, **quick)
+    backend = DefaultBackend(outdir=f"{{outdir}}/run", exit_timeout_s=0.1, **quick)
     backend.ingest(run_of([1000])[0])
 
+{parent}
 fill(outdir)
 worker = multiprocessing.get_context("fork").Process(target=sample)
 worker.start()
 worker.join()
+tell(worker.exitcode)
 """,
         folder,
         command=command,
     )
-    assert returned == 0
+    assert (returned, out) == (0, "74\n")
     assert "posterity: 1 epochs" in err
 
 
