@@ -6,7 +6,10 @@ lie elsewhere, and shapes larger than the file could hold are refused.
 Up the stream: any file. Down the stream: `snapshot.read_epoch`, `ingest` of a path.
 """
 
+import mmap
 import os
+import re
+import struct
 from pathlib import Path
 
 import h5py
@@ -20,6 +23,9 @@ _ARRAY_KINDS = frozenset(
     ["array", "scalar", "int", "float", "complex", "bool", "str", "bytes", "bigint", "empty", "list", "tuple"]
 )
 _MOST_COMPRESSED = 1100  # deflate can't do better than 1032 : 1
+_TEXT_HEAP = re.compile(rb"GCOL\x01")
+_TEXT_HEAP_HEAD = struct.Struct("<8xQ")
+_TEXT_HEAP_ITEM = struct.Struct("<H6xQ")
 
 
 def choose_epoch(indices: list[int], iepoch: int, where: str) -> int:
@@ -73,6 +79,7 @@ class _EpochReader:
         self._size = size
         self._seen: set[int] = set()
         self._is_ours = "posterity_format" in file.attrs
+        self._are_texts_checked = False
 
     def read(self, key: str, parent: h5py.Group, depth: int) -> object:
         path = f"{parent.name.rstrip('/')}/{key}"
@@ -104,14 +111,14 @@ class _EpochReader:
     def _to_value(self, node: h5py.Dataset, path: str) -> object:
         if node.shape is None:
             return None
-        kind = _attribute(node, "kind") or ("array" if self._is_ours else "")
+        kind = self._attribute(node, "kind") or ("array" if self._is_ours else "")
         text = h5py.check_string_dtype(node.dtype)
         if text is not None and node.dtype.hasobject:
             texts = self._read_texts(node, path)
             return texts[0] if node.shape == () else np.array(texts, dtype=str).reshape(node.shape)
         array = np.array(node[...])
         if kind.partition(":")[0] in _ARRAY_KINDS:
-            item = Item("x", kind, array.dtype.str, array.shape, _attribute(node, "dtype"))
+            item = Item("x", kind, array.dtype.str, array.shape, self._attribute(node, "dtype"))
             try:
                 return restore([item], [array])["x"]
             except Damaged as error:
@@ -120,6 +127,7 @@ class _EpochReader:
 
     def _read_texts(self, node: h5py.Dataset, path: str) -> list[str]:
         """Texts of variable length, one by one: a file can say that all of them are the same long one."""
+        self._check_texts()
         texts, total = [], 0
         for index in np.ndindex(node.shape):
             text = node[index]
@@ -132,7 +140,7 @@ class _EpochReader:
         return texts
 
     def _to_box(self, node: h5py.Group, members: dict[str, object]) -> object:
-        kind = _attribute(node, "kind")
+        kind = self._attribute(node, "kind")
         if kind == "none":
             return None
         if kind in ("list", "tuple") or (kind == "" and self._looks_like_list(members)):
@@ -147,7 +155,35 @@ class _EpochReader:
         names = {str(i) for i in range(len(members))}
         return set(members) == names
 
+    def _attribute(self, node: h5py.Group | h5py.Dataset, name: str) -> str:
+        if name not in node.attrs:
+            return ""
+        if node.attrs.get_id(name).dtype.hasobject:
+            self._check_texts()
+        value = node.attrs[name]
+        return value.decode() if isinstance(value, bytes) else str(value)
 
-def _attribute(node: h5py.Group | h5py.Dataset, name: str) -> str:
-    value = node.attrs.get(name, b"")
-    return value.decode() if isinstance(value, bytes) else str(value)
+    def _check_texts(self) -> None:
+        """Walk through all texts of variable length, once: libhdf5 goes round for ever at a free item of no length."""
+        if self._are_texts_checked:
+            return
+        self._are_texts_checked = True
+        with open(self._name, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            for match in _TEXT_HEAP.finditer(data):
+                start = match.start()
+                if not _are_texts_whole(data, start):
+                    raise Damaged(f"{self._name}: the texts of variable length at offset {start} are damaged")
+
+
+def _are_texts_whole(data: mmap.mmap, start: int) -> bool:
+    """Whether each item of a heap of texts ends within it, and is followed by another one, or by its end."""
+    if start + _TEXT_HEAP_HEAD.size > len(data):
+        return True  # libhdf5 refuses it
+    end = start + _TEXT_HEAP_HEAD.unpack_from(data, start)[0]
+    at = start + _TEXT_HEAP_HEAD.size
+    while at + _TEXT_HEAP_ITEM.size <= min(end, len(data)):
+        index, size = _TEXT_HEAP_ITEM.unpack_from(data, at)
+        at += -(-size // 8) * 8 + _TEXT_HEAP_ITEM.size if index else size
+        if at > end or (index == 0 and size < _TEXT_HEAP_ITEM.size):
+            return False
+    return True
