@@ -395,6 +395,37 @@ atexit.register(late)
         np.testing.assert_array_equal(read_again(outdir), numbers(0, 30))
 
 
+@pytest.mark.parametrize("which", ["posterity-io", "posterity-writer", "posterity-end-watch"])
+def test_an_opening_without_a_thread(outdir, which):
+    """If the system gives no thread the opening raises, the folder is free, and the process ends."""
+    returned, out, err = ended(
+        f"""
+        with DefaultBackend(outdir=outdir) as backend:
+            backend.ingest(run_of([10])[0])
+        start = threading.Thread.start
+
+        def refuse(thread):
+            if thread.name.startswith("{which}"):
+                raise RuntimeError("can't start new thread")
+            start(thread)
+
+        import posterity.threads
+        posterity.threads._end_watch.begin_anew()
+        threading.Thread.start = refuse
+        try:
+            DefaultBackend(outdir=outdir)
+        except RuntimeError as error:
+            tell(error)
+        threading.Thread.start = start
+        backend = DefaultBackend(outdir=outdir)
+        backend.ingest(run_of([10], start=10)[0])
+        """,
+        outdir,
+    )
+    assert (returned, out) == (0, "can't start new thread\n"), err
+    np.testing.assert_array_equal(read_again(outdir), numbers(0, 20))
+
+
 def test_a_daemon_thread_that_goes_on_sampling(outdir):
     """A daemon thread that samples while the process ends is refused at some point: what was accepted is on disk."""
     returned, out, err = ended(

@@ -56,7 +56,11 @@ class Service:
         self._meter = Meter()
         self._faces: set[int] = set()
         self._writer = Writer(self.ledger, self.store, str(self.disk.folder))
-        self._writer.start()
+        try:
+            self._writer.start()
+        except BaseException:
+            self.store.close()
+            raise
         self._tell_what_is_there()
         if options.flush_on_sigterm:
             self.flush_on_sigterm()

@@ -92,8 +92,8 @@ class _EndWatch:
     def add(self, listener: "EndListener") -> None:
         self._listeners[listener] = None
         if not self._watches:
-            self._watches = True
             threading.Thread(name="posterity-end-watch", target=self._run, daemon=True).start()
+            self._watches = True
 
     def discard(self, listener: "EndListener") -> None:
         """A listener has ended. The last one of a multiprocessing worker ends it, if samples were lost."""

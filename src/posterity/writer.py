@@ -47,9 +47,15 @@ class Writer(EndListener):
     def start(self) -> None:
         """Start the threads. Returns when the loop runs: a fork, or a Ctrl-C, must not fall into what it imports."""
         self._io.start()
-        tell_when_process_ends(self)
-        self._fetcher.start()
-        self._thread.start()
+        try:
+            tell_when_process_ends(self)
+            self._fetcher.start()
+            self._thread.start()
+        except BaseException:  # the system has no thread left; those that run mustn't wait for ever, and we for them
+            tell_no_more(self)
+            self._fetcher.stop()
+            self._io.stop()
+            raise
         self._runs.wait()
 
     def join(self) -> None:
