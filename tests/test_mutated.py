@@ -5,11 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
+import numpy as np
 import pytest
 
 import mutated
+from posterity import Damaged, DefaultBackend, journal, open_run
 
-KINDS = {"jexplore": 800, "ours": 400, "repacked": 400, "file": 300, "journal": 150}
+KINDS = {"jexplore": 800, "ours": 400, "repacked": 400, "file": 300, "journal": 150, "forged journal": 200}
 
 
 @pytest.mark.timeout(300)
@@ -36,3 +39,23 @@ def test_a_flipped_bit_that_made_libhdf5_go_round_for_ever(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code, tmp_path / "x.h5"], timeout=50, check=False)
     assert done.returncode == 0
+
+
+@pytest.mark.parametrize("claim", ["a longer epoch", "more epochs than the file can hold"])
+def test_a_journal_that_claims_too_much_is_damage(tmp_path, claim):
+    """However right its checksums are, no memory is asked for that the files couldn't fill."""
+    outdir = tmp_path / "run"
+    with DefaultBackend(outdir=outdir) as backend:
+        backend.ingest({"samples": {"p": np.zeros((1, 1, 1_000_000))}})
+    records, _ = journal.decode((outdir / journal.NAME).read_bytes())
+    at = next(i for i, record in enumerate(records) if isinstance(record, journal.Stored))
+    stored = records[at]
+    if claim == "a longer epoch":
+        records[at] = msgspec.structs.replace(stored, nsamples=1 << 50)
+    else:
+        more = [msgspec.structs.replace(stored, index=i, first=i * 1_000_000) for i in range(1, 20)]
+        records[at + 1 : at + 1] = more
+    header = journal.encode_header()
+    (outdir / journal.NAME).write_bytes(header + journal.encode_batch(records, len(header)))
+    with open_run(outdir) as run, pytest.raises(Damaged, match=r"by the journal|more in it than it can hold"):
+        run.get_samples()

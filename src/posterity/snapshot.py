@@ -6,7 +6,9 @@ offsets without HDF5. Later ingests, burns and resets don't change it, and what 
 Up the stream: `service` and `run` make them. Down the stream: the faces hand it out, and read from one in each call.
 """
 
+import math
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +30,7 @@ from .shelf import Shelf
 from .tree import Array, flatten, restore
 
 E_co = TypeVar("E_co", covariant=True)
+_WORTH_CHECKING = 1 << 26
 
 
 def _nothing() -> None:
@@ -209,14 +212,40 @@ class Snapshot(Generic[E_co]):
             _check_names(names, source.layout, part.epoch)
             for name in names:
                 leaf = source.layout.by_path[f"samples/{name}"]
-                nchain, dim, _ = source.layout.leaves[leaf].shape
+                nchain, dim = self._check_shape(source, part.epoch, leaf)
                 if name not in results:
                     chains = chosen_chains(mask, nchain)
                     shape = (nchain if chains is None else len(chains), dim, n)
+                    if math.prod(shape) * source.layout.dtypes[leaf].itemsize > _WORTH_CHECKING:
+                        self._check_claims(shelves, names, parts)
                     results[name] = np.empty(shape, source.layout.dtypes[leaf])
                 rows = results[name].reshape(-1, n)[:, part.at : part.at + part.n]
                 source.copy_samples(leaf, chains, rows, start=part.start, thin=thin, verify=verify)
         return results
+
+    def _check_shape(self, source: "_Source", index: int, leaf: int) -> tuple[int, int]:
+        """The number of chains and the dim of an array of samples, if it is as long as the journal says."""
+        item, nsamples = source.layout.leaves[leaf], self.registry.entries[index].nsamples - source.cut
+        if len(item.shape) != 3 or item.shape[2] != nsamples:
+            raise Damaged(f"epoch {index} has {item.path} of shape {item.shape}, and {nsamples} samples by the journal")
+        return item.shape[0], item.shape[1]
+
+    def _check_claims(self, shelves: "_Shelves", names: list[str], parts: list[Piece]) -> None:
+        """Before much memory is asked for: whether the files can hold what the journal says that they do.
+
+        Raises:
+            Damaged: they can't.
+        """
+        claimed: Counter[str] = Counter()
+        for part in parts:
+            source = shelves.find(part.epoch, part.start)
+            _check_names(names, source.layout, part.epoch)
+            for name in names:
+                self._check_shape(source, part.epoch, source.layout.by_path[f"samples/{name}"])
+            if (reader := source.reader) is not None:
+                claimed[reader.name] += source.layout.size
+                if claimed[reader.name] > reader.current_size():
+                    raise Damaged(f"{reader.name} is damaged: the journal has more in it than it can hold")
 
     # ---- stats ---------------------------------------------------------------------------------------------------
 
@@ -276,6 +305,11 @@ class _Source:
         else:
             assert region is not None
             self.layout = region.layout
+
+    @property
+    def reader(self) -> Reader | None:
+        """The file that it is in; None if it is in memory."""
+        return self._reader
 
     def array(self, i: int) -> Array:
         """One of its arrays, the caller's own."""
