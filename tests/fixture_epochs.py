@@ -1,6 +1,7 @@
-"""The epochs in `fixtures/version-1`, which version 0.1.0 wrote with `epochs_per_file=2` and a burn of 4.
+"""The epochs in `fixtures`, which version 0.1.0 wrote with `epochs_per_file=2` and a burn of 4.
 
-The files there are never written again: each later version must read them.
+`EPOCHS` are in `version-1`. `PACKED_EPOCHS` are in `version-2`: the first file is compressed with gzip, the second one
+with zstd and shuffle. The files are never written again: each later version must read them.
 """
 
 import numpy as np
@@ -21,3 +22,22 @@ def _epoch(index):
 
 
 EPOCHS = [_epoch(index) for index in range(3)]
+
+
+def _packed_epoch(index):
+    p = np.repeat(np.arange(600.0), 4).reshape(2, 3, 400)
+    large = {
+        "covs": np.tile(np.eye(40), (2, 1, 1)) * (index + 1),
+        "stats": {"zeros": np.zeros(100_000), "odd": np.arange(9000, dtype="u2") // 100},
+        "fields": np.zeros(1500, np.dtype([("a", "u1"), ("b", "<f8")], align=True)),
+    }
+    large["fields"]["b"] = index
+    samples = {
+        "p": np.tile(p, (1, 1, 2)) + index,
+        "ll": -p[:, :1].repeat(2, axis=2).astype("f4"),
+        "q": p[:, :2].repeat(2, axis=2),
+    }
+    return {**_epoch(index), "samples": samples, **large}
+
+
+PACKED_EPOCHS = [_packed_epoch(index) for index in range(3)]

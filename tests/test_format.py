@@ -6,11 +6,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fixture_epochs import BURN, EPOCHS
+from fixture_epochs import BURN, EPOCHS, PACKED_EPOCHS
 from known import assert_same
 from posterity import Burned, DefaultBackend, NewerFormat, journal, open_run, read_epoch, verify
+from posterity.disk import Disk
+from posterity.epochfile import Reader
 
 FIXTURES = Path(__file__).parent / "fixtures"
+
+
+VERSIONS = {"version-1": EPOCHS, "version-2": PACKED_EPOCHS}
+
+
+def cut(epoch, burned):
+    return {**epoch, "samples": {name: array[:, :, burned:] for name, array in epoch["samples"].items()}}
 
 
 @pytest.fixture
@@ -18,33 +27,65 @@ def version_1(tmp_path):
     return shutil.copytree(FIXTURES / "version-1", tmp_path / "run")
 
 
-def test_a_run_of_version_1_is_read(version_1):
+@pytest.fixture(params=VERSIONS)
+def version(request, tmp_path):
+    """A run of an earlier version, and its epochs."""
+    return shutil.copytree(FIXTURES / request.param, tmp_path / "run"), VERSIONS[request.param]
+
+
+def test_a_run_of_an_earlier_version_is_read(version):
     """All of it, by a reader, value for value and type for type."""
-    assert verify(version_1).is_good
-    with open_run(version_1) as run:
-        with pytest.raises(Burned):
-            run.get(0)
-        for index in (1, 2):
-            assert_same(run.get(index), EPOCHS[index])
-        p = np.concatenate([epoch["samples"]["p"] for epoch in EPOCHS], axis=2)
+    folder, epochs = version
+    assert verify(folder).is_good
+    with open_run(folder) as run:
+        first = 0
+        for index, epoch in enumerate(epochs):
+            nsamples = epoch["samples"]["p"].shape[2]
+            if first + nsamples <= BURN:
+                with pytest.raises(Burned):
+                    run.get(index)
+            else:
+                assert_same(run.get(index), cut(epoch, max(0, BURN - first)))
+            first += nsamples
+        p = np.concatenate([epoch["samples"]["p"] for epoch in epochs], axis=2)
         assert_same(run.get_samples(verify=True), {"p": p[:, :, BURN:]})
 
 
-def test_a_run_of_version_1_goes_on(version_1):
-    """It can be continued, too."""
-    with DefaultBackend(outdir=version_1, epochs_per_file=2) as backend:
+def test_a_run_of_an_earlier_version_goes_on(version):
+    """It can be continued, too, and its files be written anew."""
+    folder, epochs = version
+    with DefaultBackend(outdir=folder, epochs_per_file=2) as backend:
         assert backend.burn == BURN
-        assert_same(backend.load().state, EPOCHS[2]["state"])
-        backend.ingest(EPOCHS[0])
-    assert verify(version_1).is_good
-    with open_run(version_1) as run:
-        assert_same(run.get(3), EPOCHS[0])
+        assert_same(backend.load().state, epochs[2]["state"])
+        backend.ingest(epochs[0])
+        nsamples = epochs[0]["samples"]["p"].shape[2]
+        backend.set_burn(nsamples + 1)
+    assert verify(folder).is_good
+    with open_run(folder) as run:
+        assert_same(run.get(1), cut(epochs[1], 1))
+        assert_same(run.get(2), epochs[2])
+        assert_same(run.get(3), epochs[0])
 
 
 @pytest.mark.parametrize(("name", "index"), [("epochs_1.h5", 1), ("epochs_2.h5", 2)])
-def test_a_file_of_version_1_is_read_alone(version_1, name, index):
+def test_a_file_of_an_earlier_version_is_read_alone(version, name, index):
     """A file without its journal says all of its epochs."""
-    assert_same(read_epoch(version_1 / name, index), EPOCHS[index])
+    folder, epochs = version
+    assert_same(read_epoch(folder / name, index), epochs[index])
+
+
+@pytest.mark.parametrize(("name", "codec"), [("epochs_1.h5", "gzip"), ("epochs_2.h5", "zstd")])
+def test_files_of_version_2_are_compressed(tmp_path, name, codec):
+    """They show what is read above: each has arrays in chunks, and one in more than one chunk."""
+    disk = Disk(shutil.copytree(FIXTURES / "version-2", tmp_path / "run"))
+    disk.enter()
+    with Reader.open(disk, name) as reader:
+        *_, (base, frame) = reader.walk()
+        layout = reader.region(base, frame).layout
+    disk.leave()
+    assert layout.packing.codec == codec
+    assert len(layout.grids) == 6
+    assert max(grid.nchunks for grid in layout.grids.values()) > 1
 
 
 def test_a_journal_of_a_later_version_is_refused(version_1):
