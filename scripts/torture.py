@@ -49,6 +49,7 @@ def cases_of(name: str, minutes: float, soak_minutes: float) -> Callable[[Path],
     return partial(soak.soak, seconds=60 * soak_minutes)
 
 
+@small_chunks()  # there are compressed runs among those that are tried
 def tried(name: str, minutes: float, soak_minutes: float) -> tuple[int, int]:
     """Try all faults of a kind; returns how many, and after how many something was lost."""
     logging.getLogger("posterity").propagate = False
@@ -60,8 +61,7 @@ def tried(name: str, minutes: float, soak_minutes: float) -> tuple[int, int]:
         for case, look in cases_of(name, minutes, soak_minutes)(folder):
             ntried += 1
             try:
-                with small_chunks():
-                    look()
+                look()
             except Exception:  # noqa: BLE001  # whatever it is, it is a loss, and the next one is tried
                 nlost += 1
                 print(f"LOST: {name}: {case}\n{traceback.format_exc()}", flush=True)

@@ -468,7 +468,6 @@ def test_an_error_of_the_disk_leaves_no_threads(tmp_path, monkeypatch):
             raise OSError(errno.EIO, "Input/output error")
         write_at(disk, fd, offset, buffers)
 
-    monkeypatch.setattr("posterity.epochfile._WORTH_WRITING", 500)
     monkeypatch.setattr(Disk, "write_at", failing)
     write(tmp_path, compression="gzip", retry_after_s=0.0)
     assert left[0] < 0

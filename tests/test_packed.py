@@ -5,6 +5,7 @@ import io
 import shutil
 import subprocess
 import threading
+import tracemalloc
 
 import h5py
 import numpy as np
@@ -14,11 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import storable
-from posterity import chunks, crew, layout
+from posterity import crew, layout
 from posterity.codec import Packing
 from posterity.disk import Disk
 from posterity.epochfile import EpochFile, FileHead, Reader
 from posterity.errors import Damaged
+from posterity.hdf5 import FixedArray
 from posterity.layout import MOST_PACKED, PACKED_VERSION, Stamp, data_sum, encode_items, layout_of, packed_layout
 from posterity.tree import flatten, restore
 from smallchunks import small_chunks
@@ -32,6 +34,13 @@ GZIP = PACKINGS[0]
 @pytest.fixture(autouse=True)
 def _small_chunks():
     with small_chunks():
+        yield
+
+
+@pytest.fixture
+def full_size():
+    """Chunks as large as they are."""
+    with small_chunks(layout.LARGE, 1 << 19, 1 << 22):
         yield
 
 
@@ -262,6 +271,32 @@ def test_the_disk_is_met_by_one_thread(path, monkeypatch):
     assert packers <= {"posterity-crew-0", "posterity-crew-1"}
 
 
+@pytest.mark.parametrize("packing", [GZIP, PACKINGS[2]], ids=str)
+def test_there_is_no_second_copy_of_an_epoch(path, packing, full_size, monkeypatch):
+    """Writing and reading take a few megabytes, however large the epoch is."""
+    monkeypatch.setattr(crew, "ncores", lambda: 4)
+    array = np.random.default_rng(0).normal(size=(3, 10, 200_000))
+    disk = Disk(path.parent)
+    disk.enter()
+    file = EpochFile.create(disk, path.name, HEAD)
+    layout, arrays = laid_out({"p": array}, packing)
+    tracemalloc.start()
+    try:
+        region = file.append(stamp_of(0), layout, arrays)
+        assert tracemalloc.get_traced_memory()[1] < array.nbytes / 2
+        file.close()
+        into = np.empty((10, 200_000))
+        tracemalloc.reset_peak()
+        before = tracemalloc.get_traced_memory()[0]
+        with Reader.open(disk, path.name) as reader:
+            reader.read_samples(region, 0, [1], into, start=0, thin=1)
+        assert tracemalloc.get_traced_memory()[1] - before < array.nbytes / 4
+    finally:
+        tracemalloc.stop()
+        disk.leave()
+    np.testing.assert_array_equal(into, array[1])
+
+
 # ---- room ------------------------------------------------------------------------------------------------------------
 
 
@@ -277,9 +312,8 @@ class SmallDisk(Disk):
 
 
 @packings
-def test_a_full_disk_leaves_nothing_of_an_epoch(path, packing, monkeypatch):
+def test_a_full_disk_leaves_nothing_of_an_epoch(path, packing):
     """How much room is needed is known too late; what was taken is given back, and the next attempt works."""
-    monkeypatch.setattr("posterity.epochfile._WORTH_WRITING", 100)
     disk = SmallDisk(path.parent)
     disk.enter()
     file = EpochFile.create(disk, path.name, HEAD)
@@ -448,11 +482,9 @@ def test_reading_finds_every_wrong_byte_of_chunks_and_index(path, small):
     disk.leave()
 
 
-@pytest.mark.parametrize("where", ["index", "chunk"])
-def test_what_is_damaged_stays_so_when_it_is_copied(path, small, where):
-    """It is taken over byte by byte, and its checksums are wrong in the new place, too."""
+def copied(path, region, at):
+    """Copy an epoch of which one byte was changed; returns its region in the new file."""
     data = bytearray(path.read_bytes())
-    at = small.base + (small.layout.index_at + 50 if where == "index" else small.layout.size + 5)
     data[at] ^= 0x41
     path.write_bytes(data)
     disk = Disk(path.parent)
@@ -460,18 +492,50 @@ def test_what_is_damaged_stays_so_when_it_is_copied(path, small, where):
     file = EpochFile.create(disk, "y.h5", HEAD)
     file.append(stamp_of(9), *laid_out({"x": np.arange(3.0)}, GZIP))
     with Reader.open(disk, path.name) as reader:
-        moved = file.copy(stamp_of(0), small, reader)
+        moved = file.copy(stamp_of(0), region, reader)
     file.flush()
     file.close()
-    assert moved.base != small.base
+    assert moved.base != region.base
     with Reader.open(disk, "y.h5") as reader:
-        with pytest.raises(Damaged):
-            reader.read_array(moved, 0, verify=False)
-        frame = reader.frame_at(moved.base)
-        assert reader.region(moved.base, frame) == moved
-        assert not reader.is_whole(moved.base, frame)
-        start = small.base + small.layout.size
-        assert reader._read(moved.base + moved.layout.size, small.end - start) == data[start : small.end]
+        assert reader.region(moved.base, reader.frame_at(moved.base)) == moved
+        start = region.base + region.layout.size
+        assert reader._read(moved.base + moved.layout.size, region.end - start) == data[start : region.end]
+    disk.leave()
+    return moved
+
+
+def test_what_is_damaged_stays_so_when_it_is_copied(path, small):
+    """It is taken over byte by byte, with the checksums that it had: an entry of the index, or a chunk."""
+    good = path.read_bytes()
+    grid = small.layout.grids[0]
+    index_at = small.base + small.layout.index_at
+    entries = range(index_at + 42, index_at + FixedArray(grid.nchunks, grid.chunk_nbytes).size - 4)
+    for at in [*entries, small.base + small.layout.size + 5]:
+        path.write_bytes(good)
+        moved = copied(path, small, at)
+        disk = Disk(path.parent)
+        disk.enter()
+        with Reader.open(disk, "y.h5") as reader:
+            frame = reader.frame_at(moved.base)
+            with pytest.raises(Damaged):
+                reader.read_array(moved, 0, verify=True)
+            assert restored(reader, moved) == 7
+            assert not reader.is_whole(moved.base, frame)
+        disk.leave()
+
+
+def restored(reader, region):
+    """The small number that is stored beside the chunks."""
+    return int(reader.read_array(region, 1, verify=True))
+
+
+def test_an_index_that_can_be_made_again_is(path, small):
+    """Of its head nothing is taken over: the copy is good."""
+    moved = copied(path, small, small.base + small.layout.index_at + 5)
+    disk = Disk(path.parent)
+    disk.enter()
+    with Reader.open(disk, "y.h5") as reader:
+        np.testing.assert_array_equal(reader.read_array(moved, 0, verify=True), walk_of(2, 2, 40))
     disk.leave()
 
 
@@ -490,9 +554,8 @@ def test_a_file_that_ends_early_is_damaged(path, small):
 # ---- hostile files ---------------------------------------------------------------------------------------------------
 
 
-def test_what_can_be_had_from_a_file_is_bounded(path, monkeypatch):
+def test_what_can_be_had_from_a_file_is_bounded(path, full_size):
     """However well an epoch can be compressed, its region is long enough for it: more than that is refused."""
-    monkeypatch.setattr(chunks, "TARGET", 1 << 19)
     (region,) = write(path, [{"p": np.zeros((2, 2, 1 << 16))}], PACKINGS[2])
     assert region.size >= (1 << 21) // MOST_PACKED > 10 * int(sum(read_tables(path, region)[0].sizes))
     disk = Disk(path.parent)
@@ -545,19 +608,19 @@ def test_chunks_elsewhere_are_not_read(path, small, field, value):
     disk.leave()
 
 
-def test_raw_chunks_of_another_size_are_damage(path, small):
-    """A chunk that claims not to be compressed has its full length."""
+@pytest.mark.parametrize("mask", [1, 2, 3, 4])
+def test_chunks_that_claim_to_be_raw_are_damage(path, small, mask):
+    """Such a chunk has its full length, and went through no filter at all."""
 
     def change(index):
         tables = small.layout.decode_index(index)
-        return small.layout._index.encode(
-            small.base + small.layout.index_at, {0: tables[0]._replace(masks=np.ones_like(tables[0].masks))}
-        )
+        masks = np.full_like(tables[0].masks, mask)
+        return small.layout._index.encode(small.base + small.layout.index_at, {0: tables[0]._replace(masks=masks)})
 
     region = forged(path, small, change)
     disk = Disk(path.parent)
     disk.enter()
-    with Reader.open(disk, path.name) as reader, pytest.raises(Damaged, match="another size"):
+    with Reader.open(disk, path.name) as reader, pytest.raises(Damaged, match="contradicts itself"):
         reader.read_array(region, 0, verify=False)
     disk.leave()
 

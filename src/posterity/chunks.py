@@ -43,14 +43,18 @@ def _even(length: int, most: int) -> int:
 
 
 class Grid:
-    """An array of `shape` in chunks of `chunk`, numbered in C order. The last ones may stick out of it."""
+    """An array of `shape` in chunks of `chunk`, numbered in C order. The last ones may stick out of it.
 
-    def __init__(self, shape: tuple[int, ...], itemsize: int, chunk: tuple[int, ...]) -> None:
+    `nfilters`: how many of HDF5's filters a compressed chunk went through.
+    """
+
+    def __init__(self, shape: tuple[int, ...], itemsize: int, chunk: tuple[int, ...], nfilters: int = 1) -> None:
         if len(chunk) != len(shape) or not all(0 < part <= length for part, length in zip(chunk, shape, strict=True)):
             raise ValueError(f"an array of shape {shape} can't be cut into chunks of {chunk}")
         self.shape = shape
         self.chunk = chunk
         self.itemsize = itemsize
+        self.raw_mask = (1 << nfilters) - 1  # of a chunk that went through none
         self.counts = tuple(-(-length // part) for length, part in zip(shape, chunk, strict=True))
         self.nchunks = math.prod(self.counts)
         self.chunk_nbytes = itemsize * math.prod(chunk)
@@ -137,9 +141,8 @@ class Table(NamedTuple):
 class Index:
     """The indexes of an epoch's arrays, one behind the other, and then the checksum of each chunk."""
 
-    def __init__(self, grids: Mapping[int, Grid], nfilters: Mapping[int, int]) -> None:
+    def __init__(self, grids: Mapping[int, Grid]) -> None:
         self._grids = grids
-        self._all_left_out = {i: (1 << nfilters[i]) - 1 for i in grids}
         self._arrays = {i: hdf5.FixedArray(grid.nchunks, grid.chunk_nbytes) for i, grid in grids.items()}
         self.offsets: dict[int, int] = {}
         end = 0
@@ -178,7 +181,7 @@ class Index:
         tables, first = {}, 0
         for i, grid in self._grids.items():
             mine = slice(first, first + grid.nchunks)
-            masks = np.where(is_raw[mine], self._all_left_out[i], 0).astype(np.uint32)
+            masks = np.where(is_raw[mine], grid.raw_mask, 0).astype(np.uint32)
             tables[i] = Table(addresses[mine], sizes[mine], masks, sums[mine])
             first += grid.nchunks
         return tables

@@ -203,9 +203,8 @@ class EpochFile:
             _NOTHING if i in layout.grids else reader.read_array(region, i, verify=False) for i in _leaves(layout)
         ]
         index = layout.moved_index(packed.index, region.base, base)
-        moved = region._replace(base=base)
-        # What was damaged has to stay so: its checksum must be wrong in its new place, too.
-        moved = moved._replace(sums=(*region.sums[:-2], data_sum(index) ^ (not packed.is_good), region.size))
+        # A damaged index gets a good checksum, and hides nothing: the checksums of chunks and arrays are the old ones.
+        moved = Region(base, layout, (*region.sums[:-2], data_sum(index), region.size))
         with self._clearing_up():
             self.disk.reserve(self._fd, self.end, moved.end - self.end)
             self._write_on(base + layout.size, (slab.data for slab in packed.slabs()))

@@ -107,7 +107,7 @@ class Layout:
         self.grids: dict[int, Grid] = {}
         if packed is not None:
             self._cut(packed)
-        self._index = Index(self.grids, {i: len(self._filters(i)) for i in self.grids})
+        self._index = Index(self.grids)
         self._headers = [self._dataset_header(i) for i in range(len(self.leaves))]
         self.nsums = len(self.leaves) + (2 if self.grids else 0)
         self.frame_size = align(_FRAME.size + len(spec) + 8 * self.nsums + _HASH.size, 8)
@@ -126,7 +126,7 @@ class Layout:
             raise ValueError(f"nothing can be packed with {self.packing}")
         for i, (item, dtype, chunk) in enumerate(zip(self.leaves, self.dtypes, packed.chunks, strict=True)):
             if chunk:
-                self.grids[i] = Grid(item.shape, dtype.itemsize, chunk)
+                self.grids[i] = Grid(item.shape, dtype.itemsize, chunk, len(self._filters(i)))
 
     def _filters(self, i: int) -> list[tuple[int, int]]:
         assert self.packing is not None

@@ -21,7 +21,7 @@ from .disk import Disk
 from .epoch import Held
 from .errors import Damaged, ForeignFiles, RunExists
 from .files import Change, Files
-from .journal import Began, Burned, Grouped, Journal, Record
+from .journal import Began, Burned, Grouped, Journal
 from .layout import layout_of
 from .lock import Lock
 from .options import DEFAULT_FMT, Options, file_name
@@ -63,6 +63,11 @@ class Store:
     def bytes_written(self) -> int:
         """The bytes of all epochs that were written to files."""
         return self._written_before + (self._files.bytes_written if self._files is not None else 0)
+
+    @property
+    def _may_pack(self) -> bool:
+        """Whether epochs may be compressed from now on."""
+        return self.options.compression is not None
 
     def open(self) -> Registry:
         """Look at the folder; a run in it is locked, and what a crash left behind is cleared up.
@@ -262,7 +267,8 @@ class Store:
         began = Began(run_id, generation, fmt, registry.burn, registry.asked_burn, time.time())
         catalog = Catalog(began)
         catalog.apply(Grouped(0, 1, registry.series[0].epochs_per_file))
-        old, self._journal = self._journal, self._new_journal(list(catalog.records()))
+        old = self._journal
+        self._journal = Journal.create(self.disk, list(catalog.records()), takes_packed=self._may_pack)
         if old is not None:
             old.close()
         self._take(catalog)
@@ -295,15 +301,12 @@ class Store:
             self._journal = None
         catalog.forget_unused_layouts()
         records = list(catalog.records())
-        self._journal = self._new_journal(records)
+        self._journal = Journal.create(self.disk, records, takes_packed=self._may_pack)
         catalog.nrecords = len(records)
-
-    def _new_journal(self, records: list[Record]) -> Journal:
-        return Journal.create(self.disk, records, takes_packed=self.options.compression is not None)
 
     def _is_too_old(self) -> bool:
         """Whether the journal's version says that there are no packed layouts in it, and there will be."""
-        return self.options.compression is not None and self._journal is not None and not self._journal.takes_packed
+        return self._may_pack and self._journal is not None and not self._journal.takes_packed
 
     def mark_closing(self) -> None:
         """Tell who opens the folder next that it is worth waiting. Takes no lock."""
