@@ -137,6 +137,7 @@ def test_burn_cuts_compressed_epochs(tmp_path, options, burn):
     check(tmp_path, burn=burn)
     left = packings(tmp_path)
     assert left == was[len(was) - len(left) :]
+    assert {version_of(path) for path in tmp_path.glob("*.h5")} == {2}
 
 
 @CODECS
