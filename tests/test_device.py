@@ -44,6 +44,7 @@ def _far_away(monkeypatch):
     """What JAX has on the CPU is as far away as what an accelerator has, and slabs are small."""
     monkeypatch.setattr(device, "is_on_cpu", lambda leaf: False)
     monkeypatch.setattr(device, "SLAB_BYTES", SLAB)
+    monkeypatch.setattr(device, "_compiled", set())
 
 
 @pytest.fixture
@@ -60,16 +61,20 @@ def transfers(monkeypatch):
     return nbytes
 
 
-def take_over(leaf, *, copy=True, buffers=None):
+def take_over(leaf, *, copy=True, buffers=None, first=True):
+    """`first`: it is the first array of its kind."""
+    if not first:
+        device._cut(leaf)
     return device.take_over(leaf, buffers or Buffers(1 << 30), copy=copy)
 
 
+@pytest.mark.parametrize("first", [True, False])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(3, 5, 7001), (4 * SLAB,), (8 * SLAB + 1, 1, 1)])
-def test_an_array_comes_as_it_is(dtype, shape, transfers):
+def test_an_array_comes_as_it_is(dtype, shape, first, transfers):
     """Arrays of any dtype and shape are fetched bit for bit, no slab larger than it should be."""
     leaf = jax.random.randint(jax.random.key(1), shape, 0, 100).astype(dtype)
-    array = take_over(leaf).fetch()
+    array = take_over(leaf, first=first).fetch()
     assert (array.shape, array.dtype) == (shape, np.dtype(dtype))
     np.testing.assert_array_equal(array, leaf)
     assert array.flags.c_contiguous
@@ -86,13 +91,14 @@ def test_a_small_array_comes_at_once(shape, transfers):
     assert transfers == [leaf.nbytes]
 
 
-@pytest.mark.parametrize("copy", [True, False])
+@pytest.mark.parametrize("first", [True, False])
 @pytest.mark.parametrize("nsteps", [1, LONG], ids=["computed", "not yet computed"])
-def test_a_large_array_may_be_donated(copy, nsteps):
-    """What is cut is a copy: the array may be donated, given away or not, computed or not."""
-    take_over(compute(1)), plus_one(compute(1))  # so that nothing here waits for a compiler
+def test_a_large_array_may_be_donated(first, nsteps):
+    """What is copied, or cut at once, may be donated, computed or not."""
+    plus_one(compute(1).copy())  # so that nothing here waits for a compiler
+    take_over(compute(1), first=first)
     leaf = compute(nsteps)
-    taken = take_over(leaf, copy=copy)
+    taken = take_over(leaf)
     is_early = not leaf.is_ready()
     plus_one(leaf)
     assert leaf.is_deleted()
@@ -122,16 +128,29 @@ def test_the_memory_is_used_again():
 
 
 def test_cutting_is_compiled_once_for_a_shape(caplog):
-    """Arrays of the same shape are cut by what was compiled for the first of them."""
+    """Arrays are cut by what was compiled for the first of their shape, and that when it was fetched."""
     leaf = jnp.ones((2, 3, 12_345))
     others = [leaf + i for i in range(3)]
+    leaf.copy()
     with jax.log_compiles():
-        take_over(leaf)
-        assert "Compiling" in caplog.text
+        first = take_over(leaf)
+        assert "Compiling" not in caplog.text
+        first.fetch()
+        assert caplog.text.count("Finished XLA compilation") == 1
         caplog.clear()
         for other in others:
-            take_over(other)
+            np.testing.assert_array_equal(take_over(other).fetch(), other)
     assert "Compiling" not in caplog.text
+
+
+def test_all_but_the_first_of_a_kind_are_cut_at_the_hand_over():
+    """It must be queued before the sampler's next computation: later, it waits for that."""
+    leaf = compute(1)
+    take_over(leaf).fetch()
+    before = len(jax.live_arrays())
+    taken = take_over(leaf)
+    assert len(jax.live_arrays()) == before + -(-leaf.nbytes // SLAB)
+    np.testing.assert_array_equal(taken.fetch(), leaf)
 
 
 def test_the_device_gets_its_memory_back():
@@ -141,6 +160,7 @@ def test_the_device_gets_its_memory_back():
         return sum(array.nbytes for array in jax.live_arrays())
 
     leaf = compute(1)
+    take_over(leaf, first=False)
     before, nbytes = there(), leaf.nbytes
     taken = take_over(leaf)
     assert there() == before + nbytes
@@ -221,14 +241,15 @@ cube = np.arange(4 * 6 * 1000.0, dtype="f4").reshape(4, 6, 1000)
 cases = [(cube, spec) for spec in [P("a"), P(("a", "b")), P(None, "a", "b"), P(None, None, "a"), P()]]
 cases += [(cube.reshape(-1), spec) for spec in [P("a"), P(("a", "b")), P()]]
 for expected, spec in cases:
-    x = jax.device_put(expected, NamedSharding(mesh, spec))
-    taken = device.take_over(x, Buffers(1 << 30), copy=True)
-    plus_one(x)
-    assert x.is_deleted()
-    np.testing.assert_array_equal(taken.fetch(), expected)
-    assert sum(fetched) == expected.nbytes
-    assert max(fetched) <= device.SLAB_BYTES
-    fetched.clear()
+    for _ in ("cut when it is fetched", "cut at once"):
+        x = jax.device_put(expected, NamedSharding(mesh, spec))
+        taken = device.take_over(x, Buffers(1 << 30), copy=True)
+        plus_one(x)
+        assert x.is_deleted()
+        np.testing.assert_array_equal(taken.fetch(), expected)
+        assert sum(fetched) == expected.nbytes
+        assert max(fetched) <= device.SLAB_BYTES
+        fetched.clear()
 print(len(cases))
 """
 
@@ -245,14 +266,22 @@ def test_an_array_on_several_devices(slab):
     assert done.stdout == "8\n"
 
 
-@pytest.mark.parametrize("copy", [True, False])
-def test_a_run_of_arrays_in_slabs(tmp_path, copy):
+def test_arrays_that_were_given_away(transfers):
+    """Without a copy, the first of its kind is cut later, and any other at once."""
+    leaf = compute(1)
+    for _ in range(2):
+        np.testing.assert_array_equal(take_over(leaf, copy=False).fetch(), leaf)
+    assert sum(transfers) == 2 * leaf.nbytes
+    assert max(transfers) == SLAB
+
+
+def test_a_run_of_arrays_in_slabs(tmp_path):
     """A sampler that donates its state hands over slabs; what is read and what is on disk are its numbers."""
     x, expected = compute(1), []
     with DefaultBackend(outdir=tmp_path / "run", inmem_epochs=1) as backend:
         for _ in range(5):
             x = plus_one(x)
-            backend.ingest_dict({"samples": {"p": x}}, copy=copy)
+            backend.ingest({"samples": {"p": x}})
             expected.append(np.array(x))
         np.testing.assert_array_equal(backend.get_samples()["p"], np.concatenate(expected, axis=2))
     with DefaultBackend(outdir=tmp_path / "run") as backend:

@@ -3,7 +3,8 @@
 A fetch holds Python's lock as long as the transfer takes: an array of 256 MB stops the sampler for a tenth of a second.
 So a large array is copied on its device, as it must be anyway to be safe from donation, and in the same step cut into
 slabs, which are fetched one by one. The cut is queued at the hand-over, right behind the computation of the array: one
-that is queued later has to wait for whatever the sampler started since.
+that is queued later has to wait for whatever the sampler started since. Only the first array of its kind is cut later,
+when it is fetched: that must be compiled, which takes too long for a hand-over.
 
 JAX's arrays are meant, and what looks like them. JAX isn't imported here: who hands such an array over has done that.
 
@@ -23,6 +24,7 @@ from .buffers import Buffers
 from .tree import Array, DeviceArray, Leaf
 
 SLAB_BYTES = 1 << 23
+_compiled: set[object] = set()  # the kinds of arrays that JAX can cut at once; like its cache, for the whole process
 
 
 class Slabs:
@@ -69,7 +71,9 @@ class OnDevice:
 
     def _fetched(self) -> Array:
         if self._leaf is not None:
-            return np.ascontiguousarray(_numbers(self._leaf)).reshape(self._shape)
+            if not _is_to_be_cut(self._leaf):
+                return np.ascontiguousarray(_numbers(self._leaf)).reshape(self._shape)
+            self._parts, self._leaf = _cut(self._leaf), None
         if len(self._parts) == 1:
             return self._parts[0].fetch(self._buffers, self._dtype)
         whole = self._buffers.take(self.nbytes)[: self.nbytes].view(self._dtype).reshape(self._shape)
@@ -93,27 +97,40 @@ def is_on_cpu(leaf: Leaf) -> bool:
 def take_over(leaf: DeviceArray, buffers: Buffers, *, copy: bool) -> Array | OnDevice:
     """An array as it will be kept: one that can be seen at once as a view, any other on its device.
 
-    `copy`: its owner may donate or delete it afterwards; so it is copied on its device, which waits for nothing. A
-    large array that isn't on the CPU is copied in any case. `buffers`: memory to fetch it into later.
+    `copy`: its owner may donate or delete it afterwards; so it is copied on its device, which waits for nothing. What
+    is cut is copied in any case. `buffers`: memory to fetch it into later.
     """
     if not lies_on_device(leaf):
         return np.asarray(leaf).reshape(leaf.shape)
-    parts = [] if is_on_cpu(leaf) else _cut(leaf)
-    return OnDevice(_copied(leaf) if copy and not parts else leaf, parts, buffers)
+    if _is_to_be_cut(leaf) and _kind(leaf) in _compiled:
+        return OnDevice(leaf, _cut(leaf), buffers)
+    return OnDevice(_copied(leaf) if copy else leaf, [], buffers)
+
+
+def _is_to_be_cut(leaf: Any) -> bool:
+    """Whether it is a large array of JAX's, and a transfer away. Any other is fetched as a whole."""
+    if leaf.nbytes <= SLAB_BYTES or is_on_cpu(leaf):
+        return False
+    jax: Any = sys.modules.get("jax")
+    return jax is not None and isinstance(leaf, jax.Array) and leaf.is_fully_addressable
+
+
+def _kind(leaf: Any) -> object:
+    """What arrays have in common that are cut by the same compiled code."""
+    return leaf.shape, leaf.dtype, leaf.sharding, SLAB_BYTES
 
 
 def _cut(leaf: Any) -> list[Slabs]:
-    """A large array of JAX's, copied on its devices in slabs; nothing for any other, which is fetched as a whole."""
-    jax: Any = sys.modules.get("jax")
-    if leaf.nbytes <= SLAB_BYTES or jax is None or not isinstance(leaf, jax.Array) or not leaf.is_fully_addressable:
-        return []
+    """A copy of an array on its devices, in slabs."""
+    jit: Any = sys.modules["jax"].jit
     length = _slab_length(leaf.dtype)
     parts = []
     for shard in leaf.addressable_shards:
         if shard.replica_id == 0:
             there = shard.data
-            slabs = _cutter(jax.jit)(there, length) if there.size > length else [there.reshape(-1).copy()]
+            slabs = _cutter(jit)(there, length) if there.size > length else [there.reshape(-1).copy()]
             parts.append(Slabs(slabs, there.shape, shard.index))
+    _compiled.add(_kind(leaf))
     return parts
 
 
