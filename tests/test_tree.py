@@ -334,7 +334,10 @@ def test_an_array_of_a_device_stays_there():
     assert leaf.fetched == 0
 
 
-@pytest.mark.parametrize(("dtype", "says"), [("key<fry>", "key_data"), (np.dtype("V2"), "convert it")])
+@pytest.mark.parametrize(
+    ("dtype", "says"),
+    [("key<fry>", "key_data"), ("torch.float32", r"numpy\(force=True\)"), (np.dtype("V2"), "convert it")],
+)
 def test_an_array_of_a_device_without_plain_numbers_is_refused(dtype, says):
     """Random keys and types that NumPy can't name are refused by path, with a way out."""
     leaf = DeviceArray(np.zeros(2))

@@ -343,7 +343,10 @@ def _flatten_device(value: DeviceArray, path: str, items: list[Item], leaves: li
     """An array of JAX and its like stays where it is; only its shape and dtype are looked at."""
     dtype = value.dtype
     if not isinstance(dtype, np.dtype):
-        raise NotStorable(f"{path}: an array of {dtype} has no bytes; of a JAX key store jax.random.key_data(key)")
+        raise NotStorable(
+            f"{path}: an array of {dtype}, which is no dtype of NumPy's; of a JAX key store jax.random.key_data(key), "
+            f"of a PyTorch tensor x.numpy(force=True)"
+        )
     if dtype.kind not in "?biufc":
         raise NotStorable(f"{path}: NumPy can't name the dtype {dtype} in a file; convert it, to float32 for example")
     items.append(Item(path, "array", dtype_to_text(dtype), tuple(value.shape)))
