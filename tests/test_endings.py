@@ -1089,6 +1089,22 @@ backend = DefaultBackend(outdir=outdir, flush_on_sigterm={sigterm}, inmem_epochs
     np.testing.assert_array_equal(read_again(outdir), numbers(0, 200))
 
 
+def test_a_worker_dies_of_sigterm_at_once(outdir):
+    """A forked child has the SIGTERM handler that there was before: Python can't overlook the signal, nor delay it."""
+    assert ended(
+        """
+import warnings
+warnings.simplefilter("ignore")
+backends = [DefaultBackend(outdir=f"{outdir}/{i}", flush_on_sigterm=True) for i in range(3)]
+if not (pid := os.fork()):
+    os._exit(signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL)
+assert os.waitpid(pid, 0)[1] == 0
+assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+""",
+        outdir,
+    ) == (0, "", "")
+
+
 # ---- two processes -----------------------------------------------------------------------------------------------------
 
 

@@ -49,11 +49,11 @@ def small_disk(tmp_path):
 @pytest.mark.parametrize("compression", [None, "gzip", "zstd"])
 def test_a_full_disk(small_disk, epochs_per_file, compression, caplog):
     """The epochs stay in memory, reads have all of them, and each is written exactly once when there is room again."""
-    check_full(small_disk, epochs_per_file)
+    check_full(small_disk, epochs_per_file, compression)
     assert "writing failed" in caplog.text
 
 
-def check_full(small_disk, epochs_per_file):
+def check_full(small_disk, epochs_per_file, compression):
     ballast = small_disk / "ballast"
     ballast.write_bytes(bytes(1 << 20))
     options = {"epochs_per_file": epochs_per_file, "max_pending_epochs": 4, "on_full": "raise", "retry_after_s": 0.01}

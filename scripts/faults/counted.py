@@ -126,9 +126,9 @@ def full_disks(folder: Path) -> Iterator[Case]:
         with test_full_disk.mounted(at, 2) as small_disk:
             look(small_disk)
 
-    for epochs_per_file in range(1, 9):
-        look = partial(test_full_disk.check_full, epochs_per_file=epochs_per_file)
-        yield f"{epochs_per_file=}", partial(check, folder / f"{epochs_per_file}", look)
+    for epochs_per_file, compression in itertools.product(range(1, 9), [None, "gzip"]):
+        look = partial(test_full_disk.check_full, epochs_per_file=epochs_per_file, compression=compression)
+        yield f"{epochs_per_file=}, {compression=}", partial(check, folder / f"{epochs_per_file}-{compression}", look)
     yield "a burn makes room", partial(check, folder / "burn", test_full_disk.test_a_burn_makes_room)
 
 

@@ -13,9 +13,11 @@ import queue
 import signal
 import threading
 import weakref
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import TypeAlias
 
 from .buffers import Buffers
 from .catalog import Catalog
@@ -36,6 +38,7 @@ from .threads import OurThread, report_lost
 from .writer import Writer
 
 logger = logging.getLogger(__name__)
+Handler: TypeAlias = Callable[[int, FrameType | None], object] | int | None
 
 
 class Service:
@@ -264,7 +267,26 @@ class Service:
         # Started now: when SIGTERM comes the interpreter may be waiting for our threads, and start no more.
         OurThread("posterity-sigterm", write_all).start()
         self.ledger.listen(orders, end_with_the_run)
+        _sigterm_before[on_sigterm] = before
         signal.signal(signal.SIGTERM, on_sigterm)
+
+
+_sigterm_before: "weakref.WeakKeyDictionary[Callable[..., object], Handler]" = weakref.WeakKeyDictionary()
+
+
+def _restore_sigterm() -> None:
+    """In a forked child: it dies of SIGTERM as its parent did before, at once. A pool waits for its workers to.
+
+    Python might overlook a signal that it has to handle itself, if it comes just before the worker waits.
+    """
+    ours = handler = signal.getsignal(signal.SIGTERM)
+    while callable(handler) and handler in _sigterm_before:
+        handler = _sigterm_before[handler]
+    if handler is not ours:
+        signal.signal(signal.SIGTERM, handler if handler is not None else signal.SIG_DFL)
+
+
+os.register_at_fork(after_in_child=_restore_sigterm)
 
 
 def _shapes_of(catalog: Catalog | None) -> tuple[int, Shapes]:
