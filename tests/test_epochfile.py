@@ -10,10 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import storable
+from posterity import epochfile
 from posterity.disk import Disk
-from posterity.epochfile import EpochFile, FileHead, Reader
+from posterity.epochfile import EpochFile, FileHead, Reader, Scratch
 from posterity.errors import Damaged, NewerFormat
 from posterity.layout import FRAME_HEAD, LARGE, PAGE, Stamp, data_sum, encode_items, layout_of
+from posterity.rows import Rows, rows_of
 from posterity.tree import flatten
 
 HEAD = storable.HEAD
@@ -429,7 +431,7 @@ def test_a_file_that_ends_too_early_is_damaged(disk, file):
         with pytest.raises(Damaged, match="the file ends before it"):
             reader.read_array(region, 0, verify=False)
         with pytest.raises(Damaged, match="the file ends before it"):
-            reader.read_samples(region, 0, None, np.empty((6, 10)), start=0, thin=1)
+            reader.read_samples(region, 0, [Rows(0, 0, 6)], np.empty((6, 10)), start=0, thin=1, scratch=Scratch())
 
 
 def test_a_file_that_is_cut_while_it_is_read_is_damaged(disk, reader):
@@ -478,12 +480,15 @@ def check_samples(disk, array, chains, start, thin):
     file.flush()
     file.close()
     expected = (array if chains is None else array[chains])[:, :, start::thin]
-    into = np.zeros((expected.shape[0] * array.shape[1], expected.shape[2]), array.dtype)
+    rows = rows_of(chains, array.shape[0], array.shape[1])
     with Reader.open(disk, "s") as reader:
         (found, frame), *_ = reader.walk()
         assert (found, frame.sums) == (region.base, region.sums)
-        reader.read_samples(reader.region(found, frame), 0, chains, into, start=start, thin=thin)
-    np.testing.assert_array_equal(into.reshape(expected.shape), expected)
+        region = reader.region(found, frame)
+        for verify in (False, True):
+            into = np.zeros((expected.shape[0] * array.shape[1], expected.shape[2]), array.dtype)
+            reader.read_samples(region, 0, rows, into, start=start, thin=thin, scratch=Scratch(), verify=verify)
+            np.testing.assert_array_equal(into.reshape(expected.shape), expected)
 
 
 @given(st.data())
@@ -496,8 +501,38 @@ def test_samples_are_read_as_numpy_indexes(tmp_path_factory, data):
     thin = data.draw(st.integers(1, 10))
     disk = storable.folder(tmp_path_factory)
     array = np.arange(np.prod(shape), dtype=data.draw(st.sampled_from(["<f8", ">i2", "f4"]))).reshape(shape)
-    check_samples(disk, array, chains, start, thin)
+    with pytest.MonkeyPatch.context() as patched:
+        # pieces of some samples, of some rows, or of the whole, and any start worth skipping or none
+        patched.setattr(epochfile, "_SLAB", data.draw(st.sampled_from([1, 20, 50, 200, 1 << 20])))
+        patched.setattr(epochfile, "_WORTH_SKIPPING", data.draw(st.sampled_from([0, 16, 1 << 20])))
+        check_samples(disk, array, chains, start, thin)
     disk.leave()
+
+
+def test_damage_outside_of_what_was_asked_for_is_found_too(disk, reader):
+    """With `verify` the checksum is of the whole array, whichever rows are wanted; the error names the array."""
+    region = last_region(reader)
+    overwrite(disk, "x", region.base + region.layout.offsets[0] + 479, b"\x01")  # the last byte of the last row
+    into = np.empty((1, 10))
+    asked = {"start": 0, "thin": 1, "scratch": Scratch()}
+    reader.read_samples(region, 0, [Rows(0, 0, 1)], into, **asked)
+    assert (into == 2).all()
+    with pytest.raises(Damaged, match=r"x is damaged: 'samples/p' of the epoch at offset \d+: its xxh3_64"):
+        reader.read_samples(region, 0, [Rows(0, 0, 1)], into, **asked, verify=True)
+
+
+@pytest.mark.parametrize("verify", [False, True])
+@pytest.mark.parametrize(("slab", "skipping"), [(1 << 20, 1 << 20), (16, 1 << 20), (1 << 20, 0)])
+def test_a_file_that_is_cut_while_samples_are_read_is_damaged(disk, reader, monkeypatch, slab, skipping, verify):
+    """Whichever way the rows are fetched, a file that shrank gives an error and not old memory."""
+    monkeypatch.setattr(epochfile, "_SLAB", slab)
+    monkeypatch.setattr(epochfile, "_WORTH_SKIPPING", skipping)
+    region = last_region(reader)
+    cut(disk, "x", region.base + region.layout.offsets[0] + 100)
+    with pytest.raises(Damaged, match="ended while it was read"):
+        reader.read_samples(
+            region, 0, [Rows(0, 0, 6)], np.empty((6, 9)), start=1, thin=1, scratch=Scratch(), verify=verify
+        )
 
 
 @pytest.mark.parametrize("chains", [None, [0], [2, 3], [3, 1, 1], []])

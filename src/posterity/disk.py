@@ -151,9 +151,10 @@ class Disk:
 
     def read_at(self, fd: int, offset: int, into: memoryview) -> int:
         """Read until `into` is full or the file ends; returns how many bytes."""
-        done = 0
-        while done < into.nbytes:
-            got = os.preadv(fd, [into[done:]], offset + done)
+        nbytes = into.nbytes
+        done = os.preadv(fd, (into,), offset)
+        while 0 < done < nbytes:
+            got = os.preadv(fd, (into[done:],), offset + done)
             if not got:
                 break
             done += got

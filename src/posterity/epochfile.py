@@ -38,6 +38,7 @@ from .layout import (
     read_frame_size,
 )
 from .packed import PackedReader, pack
+from .rows import Rows, overlap, pieces_of
 from .tree import Array
 
 _HEAD_AT = 64
@@ -47,7 +48,7 @@ _FIRST_REGION = 128
 _MAX_FRAME = 1 << 28
 _MAX_SEARCH = 1 << 24
 _SLAB = 1 << 20
-_WORTH_SKIPPING = 1 << 16
+_WORTH_SKIPPING = 1 << 15  # bytes that take longer to copy than a call to the system
 _WORTH_WRITING = 1 << 22
 _WORTH_PUSHING = 1 << 23
 
@@ -274,6 +275,43 @@ class EpochFile:
         self.disk.close(self._fd)
 
 
+class Scratch:
+    """Memory that what is read passes through, again and again. One for each thread."""
+
+    def __init__(self) -> None:
+        self._memory: Array = np.empty(0, np.uint8)
+
+    def take(self, nbytes: int) -> Array:
+        """So many bytes; what was taken before is gone."""
+        if self._memory.nbytes < nbytes:
+            self._memory = np.empty(max(nbytes, _SLAB), np.uint8)
+        return self._memory[:nbytes]
+
+
+class _Place(NamedTuple):
+    """Where an array's rows are in the file, and which samples of each row are wanted: `start::thin`."""
+
+    offset: int
+    dtype: "np.dtype[np.generic]"
+    nsamples: int
+    start: int
+    thin: int
+
+    @property
+    def row_bytes(self) -> int:
+        return self.nsamples * self.dtype.itemsize
+
+    @property
+    def skipped_bytes(self) -> int:
+        """What nobody asked for at the head of each row."""
+        return self.start * self.dtype.itemsize
+
+    def chosen(self, values: Array, column: int) -> tuple[Array, int]:
+        """What is wanted of the samples from `column` on, and which column of the result comes first in it."""
+        done = max(0, -(-(column - self.start) // self.thin))
+        return values[:, self.start + done * self.thin - column :: self.thin], done
+
+
 class Reader:
     """An open file of epochs, read at known offsets: no HDF5, no lock. Any thread may have one of its own."""
 
@@ -453,14 +491,17 @@ class Reader:
         layout = region.layout
         if i in layout.grids:
             array = self.packed(region).read_array(i)
-        else:
-            self._check_there(region, i)
-            memory = np.empty(layout.nbytes[i], np.uint8)
-            self._fill(region.base + layout.offsets[i], memory)
-            array = memory.view(layout.dtypes[i]).reshape(layout.leaves[i].shape)
-        if verify:
-            self._check_sum(region, i, array)
-        return array
+            if verify:
+                self._check_sum(region, i, array)
+            return array
+        self._check_there(region, i)
+        memory = np.empty(layout.nbytes[i], np.uint8)
+        offset = region.base + layout.offsets[i]
+        if not verify:
+            self._fill(offset, memory)
+        elif self._fill_checked(offset, memory) != region.sums[i]:
+            raise self._damaged(region, i, f"its {SUM_NAME} is another one")
+        return memory.view(layout.dtypes[i]).reshape(layout.leaves[i].shape)
 
     def check_sums(self, region: Region, arrays: Sequence[Array]) -> None:
         """Compare the checksums of all arrays of an epoch.
@@ -476,31 +517,107 @@ class Reader:
             raise self._damaged(region, i, f"its {SUM_NAME} is another one")
 
     def read_samples(
-        self, region: Region, i: int, chains: Sequence[int] | None, into: Array, *, start: int, thin: int
+        self,
+        region: Region,
+        i: int,
+        rows: Sequence[Rows],
+        into: Array,
+        *,
+        start: int,
+        thin: int,
+        scratch: "Scratch",
+        verify: bool = False,
     ) -> None:
-        """Some samples of an array `(nchain, dim, nsamples)`: `array[chains, :, start::thin]`.
+        """Some samples of an array `(nchain, dim, nsamples)`: `array.reshape(-1, nsamples)[:, start::thin]`.
 
-        They are stored in `into`, of shape `(len(chains) * dim, n)`: a row is one dimension of one chain. Only the
-        chains asked for are read, piece by piece: the memory needed beside `into` is a megabyte, or one row.
+        They are stored in `into`, at the rows that `rows` says. Only the rows asked for are read, piece by piece; with
+        `verify` all of the array is, and its checksum is made on the way.
+
+        Raises:
+            Damaged: the file ends before it, or with `verify` its checksum is another one.
         """
         layout = region.layout
         if i in layout.grids:
-            self.packed(region).read_samples(i, chains, into, start, thin)
+            self._read_packed(region, i, rows, into, start=start, thin=thin, verify=verify)
             return
         self._check_there(region, i)
-        nchain, dim, nsamples = layout.leaves[i].shape
-        dtype = layout.dtypes[i]
-        row_bytes = nsamples * dtype.itemsize
-        skipped = start if start * dtype.itemsize >= _WORTH_SKIPPING else 0
-        skip = skipped * dtype.itemsize
-        most = 1 if skip else max(1, _SLAB // max(1, row_bytes))
-        at = region.base + layout.offsets[i] + skip
-        memory = np.empty(min(most, nchain * dim) * (row_bytes - skip), np.uint8)
-        for out_row, in_row, count in _runs(range(nchain) if chains is None else chains, dim, most):
-            part = memory[: count * (row_bytes - skip)]
-            self._fill(at + in_row * row_bytes, part)
-            values = part.view(dtype).reshape(count, nsamples - skipped)
-            into[out_row : out_row + count] = values[:, start - skipped :: thin]
+        nsamples = layout.leaves[i].shape[-1]
+        place = _Place(region.base + layout.offsets[i], layout.dtypes[i], nsamples, start, thin)
+        if verify:
+            nrows = layout.nbytes[i] // place.row_bytes
+            if self._copy_checked(place, nrows, rows, into, scratch) != region.sums[i]:
+                raise self._damaged(region, i, f"its {SUM_NAME} is another one")
+        elif place.row_bytes > _SLAB or place.skipped_bytes >= _WORTH_SKIPPING:
+            self._copy_rows(place, rows, into, scratch)
+        else:
+            self._copy_slabs(place, rows, into, scratch)
+
+    def _read_packed(
+        self, region: Region, i: int, rows: Sequence[Rows], into: Array, *, start: int, thin: int, verify: bool
+    ) -> None:
+        """As `read_samples`: chunks hold chains, so whole ones are brought back."""
+        _, dim, nsamples = region.layout.leaves[i].shape
+        if not verify and all(run.first % dim == 0 and run.n % dim == 0 for run in rows):
+            chains = [first // dim + k for _, first, n in rows for k in range(n // dim)]
+            self.packed(region).read_samples(i, chains, into[rows[0].at : rows[-1].at + rows[-1].n], start, thin)
+            return
+        array = self.read_array(region, i, verify=verify).reshape(-1, nsamples)
+        for at, first, n in rows:
+            into[at : at + n] = array[first : first + n, start::thin]
+
+    def _copy_slabs(self, place: "_Place", rows: Sequence[Rows], into: Array, scratch: "Scratch") -> None:
+        """Many short rows at a time. The way through memory that is in the CPU's cache costs nothing."""
+        for at, first, count in pieces_of(rows, max(1, _SLAB // place.row_bytes)):
+            values = self._values(place.offset + first * place.row_bytes, count, place, scratch)
+            into[at : at + count] = values[:, place.start :: place.thin]
+
+    def _copy_rows(self, place: "_Place", rows: Sequence[Rows], into: Array, scratch: "Scratch") -> None:
+        """One row after the other, without what comes before the first sample."""
+        offset, row_bytes = place.offset + place.skipped_bytes, place.row_bytes
+        if place.thin == 1 and into.dtype == place.dtype:
+            for at, first, count in rows:
+                begin = offset + first * row_bytes
+                for row in into[at : at + count].view(np.uint8):
+                    self._fill(begin, row)
+                    begin += row_bytes
+            return
+        step = max(1, _SLAB // (place.thin * place.dtype.itemsize)) * place.thin
+        for at, first, count in rows:
+            for k in range(count):
+                for column in range(place.start, place.nsamples, step):
+                    n = min(step, place.nsamples - column)
+                    begin = place.offset + (first + k) * row_bytes + column * place.dtype.itemsize
+                    values = self._values(begin, 1, place, scratch, n)[:, :: place.thin]
+                    done = (column - place.start) // place.thin
+                    into[at + k : at + k + 1, done : done + values.shape[1]] = values
+
+    def _copy_checked(self, place: "_Place", nrows: int, rows: Sequence[Rows], into: Array, scratch: "Scratch") -> int:
+        """All rows in their order, through the checksum, while they are in the CPU's cache; returns that."""
+        digest = xxhash.xxh3_64()
+        most = max(1, _SLAB // place.row_bytes)
+        step = max(1, _SLAB // place.dtype.itemsize)
+        for first in range(0, nrows, most):
+            count = min(most, nrows - first)
+            for column in range(0, place.nsamples, step):
+                n = min(step, place.nsamples - column)
+                begin = place.offset + first * place.row_bytes + column * place.dtype.itemsize
+                values = self._values(begin, count, place, scratch, n)
+                digest.update(as_bytes(values))
+                chosen, done = place.chosen(values, column)
+                if chosen.shape[1]:
+                    for run in overlap(rows, first, count):
+                        mine = chosen[run.first - first : run.first - first + run.n]
+                        into[run.at : run.at + run.n, done : done + mine.shape[1]] = mine
+        return digest.intdigest()
+
+    def _values(
+        self, offset: int, nrows: int, place: "_Place", scratch: "Scratch", nsamples: int | None = None
+    ) -> Array:
+        """Whole rows, or a part of one, in memory that is used again."""
+        n = place.nsamples if nsamples is None else nsamples
+        memory = scratch.take(nrows * n * place.dtype.itemsize)
+        self._fill(offset, memory)
+        return memory.view(place.dtype).reshape(nrows, n)
 
     def current_size(self) -> int:
         """Its size in bytes: a file that is filling up may have grown since it was opened."""
@@ -521,6 +638,18 @@ class Reader:
     def _fill(self, offset: int, memory: Array) -> None:
         if self._disk.read_at(self._fd, offset, memory.data) < memory.nbytes:
             raise Damaged(f"{self.name} ended while it was read, at offset {offset}")
+
+    def _fill_checked(self, offset: int, memory: Array) -> int:
+        """Read piece by piece, each of which passes through the checksum while it is in the CPU's cache."""
+        if memory.nbytes <= _SLAB:
+            self._fill(offset, memory)
+            return data_sum(memory.data)
+        digest = xxhash.xxh3_64()
+        for done in range(0, memory.nbytes, _SLAB):
+            piece = memory[done : done + _SLAB]
+            self._fill(offset + done, piece)
+            digest.update(piece.data)
+        return digest.intdigest()
 
     def _read(self, offset: int, nbytes: int) -> bytes:
         data = bytearray(nbytes)
@@ -560,16 +689,3 @@ def _encode_head(head: FileHead) -> bytes:
     fields = (_HEAD_MAGIC, head.version, head.generation, head.rewrite, 0, head.number, head.run_id)
     body = _HEAD.pack(*fields, 0)[:-8]
     return (bytes(_HEAD_AT) + body + struct.pack("<Q", data_sum(body))).ljust(_FIRST_REGION, b"\0")
-
-
-def _runs(chosen: Sequence[int], dim: int, most: int) -> Iterator[tuple[int, int, int]]:
-    """Pieces of neighbouring rows: `(row in the result, row in the file, how many)`, `most` rows at a time."""
-    at = 0
-    while at < len(chosen):
-        stop = at + 1
-        while stop < len(chosen) and chosen[stop] == chosen[stop - 1] + 1:
-            stop += 1
-        first, count = chosen[at] * dim, (stop - at) * dim
-        for done in range(0, count, most):
-            yield at * dim + done, first + done, min(most, count - done)
-        at = stop

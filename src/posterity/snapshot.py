@@ -8,29 +8,35 @@ Up the stream: `service` and `run` make them. Down the stream: the faces hand it
 
 import math
 import os
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Generic, Self, TypeVar, cast
+from typing import Generic, NamedTuple, Self, TypeVar, cast
 
 import numpy as np
 
 from .catalog import Catalog, open_place
 from .disk import Disk
 from .epoch import EpochDict, Held, to_epoch
-from .epochfile import EpochFile, FileHead, Reader
+from .epochfile import EpochFile, FileHead, Reader, Scratch
 from .errors import Burned, Closed, Damaged
 from .foreign import choose_epoch, read_foreign_epoch
 from .journal import Place
 from .layout import Layout, Region, Stamp, encode_items, layout_of
 from .registry import Entry, Registry
+from .rows import Rows, rows_of, shares_of
 from .selection import Mask, Piece, check_thin, chosen_chains, count_samples, flatten_samples, pieces
 from .shelf import Shelf
+from .threads import MOST_HELPERS, count_cores, share_out
 from .tree import Array, flatten, restore
 
 E_co = TypeVar("E_co", covariant=True)
 _WORTH_CHECKING = 1 << 26
+_JOB_BYTES = 8 << 20
+_WORTH_A_THREAD = 4 << 20
+_WORTH_A_CALL = 1 << 16
 
 
 def _nothing() -> None:
@@ -194,58 +200,13 @@ class Snapshot(Generic[E_co]):
             Damaged: a file ends too early, or with `verify` a checksum is another one.
         """
         check_thin(burn, thin)
-        names = ["p"] if pars is None else [pars] if isinstance(pars, str) else list(pars)
+        names = ["p"] if pars is None else [pars] if isinstance(pars, str) else list(dict.fromkeys(pars))
         n = count_samples(self.registry, burn, thin)
         if n == 0:
             return None
-        with _Shelves(self._disk, self._there()) as shelves:
-            found = self._gather(shelves, names, mask, n, list(pieces(self.registry, burn, thin)), thin, verify)
-        return flatten_samples(found) if flatten else found
-
-    def _gather(
-        self, shelves: "_Shelves", names: list[str], mask: Mask, n: int, parts: list[Piece], thin: int, verify: bool
-    ) -> dict[str, Array]:
-        results: dict[str, Array] = {}
-        chains: list[int] | None = None
-        for part in parts:
-            source = shelves.find(part.epoch, part.start)
-            _check_names(names, source.layout, part.epoch)
-            for name in names:
-                leaf = source.layout.by_path[f"samples/{name}"]
-                nchain, dim = self._check_shape(source, part.epoch, leaf)
-                if name not in results:
-                    chains = chosen_chains(mask, nchain)
-                    shape = (nchain if chains is None else len(chains), dim, n)
-                    if math.prod(shape) * source.layout.dtypes[leaf].itemsize > _WORTH_CHECKING:
-                        self._check_claims(shelves, names, parts)
-                    results[name] = np.empty(shape, source.layout.dtypes[leaf])
-                rows = results[name].reshape(-1, n)[:, part.at : part.at + part.n]
-                source.copy_samples(leaf, chains, rows, start=part.start, thin=thin, verify=verify)
-        return results
-
-    def _check_shape(self, source: "_Source", index: int, leaf: int) -> tuple[int, int]:
-        """The number of chains and the dim of an array of samples, if it is as long as the journal says."""
-        item, nsamples = source.layout.leaves[leaf], self.registry.entries[index].nsamples - source.cut
-        if len(item.shape) != 3 or item.shape[2] != nsamples:
-            raise Damaged(f"epoch {index} has {item.path} of shape {item.shape}, and {nsamples} samples by the journal")
-        return item.shape[0], item.shape[1]
-
-    def _check_claims(self, shelves: "_Shelves", names: list[str], parts: list[Piece]) -> None:
-        """Before much memory is asked for: whether the files can hold what the journal says that they do.
-
-        Raises:
-            Damaged: they can't.
-        """
-        claimed: Counter[str] = Counter()
-        for part in parts:
-            source = shelves.find(part.epoch, part.start)
-            _check_names(names, source.layout, part.epoch)
-            for name in names:
-                self._check_shape(source, part.epoch, source.layout.by_path[f"samples/{name}"])
-            if (reader := source.reader) is not None:
-                claimed[reader.name] += source.layout.size
-                if claimed[reader.name] > reader.current_size():
-                    raise Damaged(f"{reader.name} is damaged: the journal has more in it than it can hold")
+        gathering = _Gathering(self._disk, self._there(), self.registry, names, mask, n, thin, verify)
+        gathering.gather(list(pieces(self.registry, burn, thin)))
+        return flatten_samples(gathering.results) if flatten else gathering.results
 
     # ---- stats ---------------------------------------------------------------------------------------------------
 
@@ -320,17 +281,142 @@ class _Source:
         return self._reader.read_array(self._region, i, verify=True)
 
     def copy_samples(
-        self, i: int, chains: list[int] | None, rows: Array, *, start: int, thin: int, verify: bool
+        self, i: int, rows: Sequence[Rows], into: Array, *, start: int, thin: int, verify: bool, scratch: Scratch
     ) -> None:
-        """`array[chains, :, start::thin]` into `rows`, one row for each dimension of each chain."""
-        if self._held is None and not verify:
+        """`start::thin` of some rows, one for each dimension of each chain."""
+        if self._held is None:
             assert self._reader is not None
             assert self._region is not None
-            self._reader.read_samples(self._region, i, chains, rows, start=start - self.cut, thin=thin)
+            start -= self.cut
+            self._reader.read_samples(
+                self._region, i, rows, into, start=start, thin=thin, scratch=scratch, verify=verify
+            )
             return
-        array = self._held.array(i) if self._held is not None else self.array(i)
-        chosen = array if chains is None else array[chains]
-        rows[...] = chosen.reshape(-1, array.shape[2])[:, start - self.cut :: thin]
+        array = self._held.array(i)
+        array = array.reshape(-1, array.shape[2])
+        for at, first, count in rows:
+            into[at : at + count] = array[first : first + count, start::thin]
+
+
+class _Wanted(NamedTuple):
+    """Some rows of one name's samples, and the rows of the result that they go to."""
+
+    path: str
+    rows: Sequence[Rows]
+    into: Array
+
+
+class _Job(NamedTuple):
+    """What one thread reads at a time: of one epoch, some rows."""
+
+    piece: Piece
+    wanted: Sequence[_Wanted]
+
+
+class _Gathering:
+    """One call of `get_samples`: the results, and how the reading of them is shared out among all cores."""
+
+    def __init__(self, disk: Disk, shelf: Shelf, names: list[str], mask: Mask, n: int, thin: int, verify: bool) -> None:
+        self._disk = disk
+        self._shelf = shelf
+        self._names = names
+        self._mask = mask
+        self._n = n
+        self._thin = thin
+        self._verify = verify
+        self._shapes: dict[str, tuple[int, int, object]] = {}
+        self._first: deque[_Shelves] = deque()  # what was opened at the beginning, for whoever comes first
+        self.results: dict[str, Array] = {}
+
+    def gather(self, parts: list[Piece]) -> None:
+        """Read them."""
+        with _Shelves(self._disk, self._shelf) as shelves:
+            source = shelves.find(parts[0].epoch, parts[0].start)
+            _check_names(self._names, source.layout, parts[0].epoch)
+            wanted = [self._begin(name, source.layout) for name in self._names]
+            self._first.append(shelves)
+            share_out(list(self._jobs(parts, wanted)), self._worker, self._count_threads(parts, wanted))
+
+    def _begin(self, name: str, layout: Layout) -> _Wanted:
+        """Make room for the samples of a name."""
+        path = f"samples/{name}"
+        leaf = layout.by_path[path]
+        nchain, dim, _ = layout.leaves[leaf].shape
+        chains = chosen_chains(self._mask, nchain)
+        self._shapes[path] = (nchain, dim, layout.dtypes[leaf])
+        shape = (nchain if chains is None else len(chains), dim, self._n)
+        result = self.results[name] = np.empty(shape, layout.dtypes[leaf])
+        return _Wanted(path, rows_of(chains, nchain, dim), result.reshape(shape[0] * dim, self._n))
+
+    def _jobs(self, parts: list[Piece], wanted: list[_Wanted]) -> Iterator[_Job]:
+        """An epoch is one job, but for large ones: of those, so many rows are."""
+        for part in parts:
+            if sum(self._nbytes(part, one) for one in wanted) <= _JOB_BYTES:
+                yield _Job(part, wanted)
+                continue
+            for one in wanted:
+                nshares = 1 if self._verify else -(-self._nbytes(part, one) // _JOB_BYTES)  # a checksum is of all
+                for rows in shares_of(one.rows, max(1, nshares)):
+                    yield _Job(part, [one._replace(rows=rows)])
+
+    def _nbytes(self, part: Piece, wanted: _Wanted) -> int:
+        """About how much is read for it."""
+        nchain, dim, _ = self._shapes[wanted.path]
+        nrows = nchain * dim if self._verify else sum(run.n for run in wanted.rows)
+        return nrows * part.n * self._thin * wanted.into.itemsize
+
+    def _count_threads(self, parts: list[Piece], wanted: list[_Wanted]) -> int:
+        """One for each core, if there is enough to read, and each call to the disk brings enough.
+
+        Between two calls a thread needs the interpreter, which the others have: short calls are quicker in one thread.
+        """
+        nbytes = sum(self._nbytes(part, one) for part in parts for one in wanted)
+        ncalls = len(parts) * sum(1 if self._verify else len(one.rows) for one in wanted)
+        if len(parts) == 1 and parts[0].start:
+            ncalls = sum(run.n for one in wanted for run in one.rows)
+        if nbytes < _WORTH_A_THREAD or nbytes < ncalls * _WORTH_A_CALL:
+            return 1
+        return min(count_cores(), 1 + MOST_HELPERS, nbytes // _WORTH_A_THREAD + 1)
+
+    @contextmanager
+    def _worker(self) -> Iterator[Callable[[_Job], None]]:
+        """What does the jobs of one thread: it has an open file and memory of its own."""
+        scratch = Scratch()
+        layout: Layout | None = None
+        try:
+            opened = self._first.pop()
+        except IndexError:
+            opened = _Shelves(self._disk, self._shelf)
+        with opened as shelves:
+
+            def do(job: _Job) -> None:
+                nonlocal layout
+                piece = job.piece
+                source = shelves.find(piece.epoch, piece.start)
+                if source.layout is not layout:
+                    self._check(source.layout, piece.epoch)
+                    layout = source.layout
+                for one in job.wanted:
+                    leaf = layout.by_path[one.path]
+                    into = one.into[:, piece.at : piece.at + piece.n]
+                    source.copy_samples(
+                        leaf, one.rows, into, start=piece.start, thin=self._thin, verify=self._verify, scratch=scratch
+                    )
+
+            yield do
+
+    def _check(self, layout: Layout, index: int) -> None:
+        """Whether an epoch has what the first one has, in the same shape.
+
+        Raises:
+            KeyError: it lacks a name.
+            Damaged: it has another shape; one run's epochs are all alike.
+        """
+        _check_names(self._names, layout, index)
+        for path, expected in self._shapes.items():
+            leaf = layout.by_path[path]
+            if (*layout.leaves[leaf].shape[:-1], layout.dtypes[leaf]) != expected:
+                raise Damaged(f"{path!r} of epoch {index} has another shape or dtype than in the epochs before it")
 
 
 class _Shelves:

@@ -4,7 +4,9 @@ The first two aren't daemons: the interpreter waits for them, so what was handed
 `close`. For that they must know when nobody hands over any more: when the main thread and every other thread that
 isn't a daemon has ended.
 
-Down the stream: `writer` runs in them.
+And helpers that live only as long as one call, which they share the work of.
+
+Down the stream: `writer` runs in them; `snapshot` shares out what it reads.
 """
 
 import atexit
@@ -12,11 +14,15 @@ import os
 import queue
 import sys
 import threading
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from typing import TypeVar
 
 T = TypeVar("T")
+Worker = Callable[[], AbstractContextManager[Callable[[T], None]]]
+MOST_HELPERS = 7  # memory gives no more than a few cores can take
 LOST_EXIT_CODE = 74  # EX_IOERR of sysexits.h
 
 
@@ -71,6 +77,58 @@ class IoThread:
         while (work := self._queue.get()) is not None:
             work()
             del work  # it may hold the last reference to an epoch
+
+
+def count_cores() -> int:
+    """On how many cores this process may run."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except (AttributeError, OSError):  # not on every system
+        return os.cpu_count() or 1
+
+
+def share_out(jobs: Iterable[T], worker: Worker[T], nthreads: int) -> None:
+    """Have each of the jobs done, in so many threads: the caller's, and others that have ended when this returns.
+
+    `worker`: called in each thread; in its context it gives what does one job. Jobs are begun in their order.
+
+    Raises:
+        BaseException: what a job raised; of several, the one that comes first among the jobs, but Ctrl-C before all.
+            No job is begun after it.
+    """
+    todo = deque(enumerate(jobs))
+    failed: list[tuple[int, BaseException]] = []
+
+    def work() -> None:
+        at = -1
+        try:
+            with worker() as do:
+                while todo:
+                    try:
+                        at, job = todo.popleft()
+                    except IndexError:  # another one took the last
+                        return
+                    do(job)
+        except BaseException as error:  # noqa: BLE001  # it is raised in the caller's thread
+            failed.append((at, error))
+            todo.clear()
+
+    helpers: list[OurThread] = []
+    try:
+        for _ in range(min(nthreads, len(todo)) - 1):
+            helper = OurThread("posterity-reader", work)
+            helper.start()
+            helpers.append(helper)
+    except RuntimeError:
+        pass  # the system has no thread left, or the interpreter is at its end: there is no need of one
+    try:
+        work()
+    finally:
+        todo.clear()
+        for helper in helpers:
+            helper.join()
+    if failed:
+        raise min(failed, key=lambda failure: (isinstance(failure[1], Exception), failure[0]))[1]
 
 
 class _EndWatch:
