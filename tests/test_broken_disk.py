@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
-from faulty import AILMENTS, BrokenDisk, backend_on, short_writes
+from faulty import AILMENTS, BrokenDisk, backend_on, options_of, short_writes
 from known import epoch_dict, numbers
 from posterity import DefaultBackend, MailboxFull, State, WriteFailed, open_run, verify
 from posterity.disk import is_full
@@ -198,21 +198,21 @@ def check_written_once(folder, nepochs):
 
 
 @pytest.mark.parametrize("ailment", AILMENTS.values(), ids=AILMENTS)
-@pytest.mark.parametrize(("epochs_per_file", "inmem_epochs"), GROUPINGS)
+@pytest.mark.parametrize("grouping", GROUPINGS, ids=str)
 @pytest.mark.timeout(300)
-def test_a_disk_that_fails_until_it_is_mended(tmp_path, ailment, epochs_per_file, inmem_epochs, caplog):
+def test_a_disk_that_fails_until_it_is_mended(tmp_path, ailment, grouping, caplog):
     """Nothing is acknowledged while it lasts, and everybody is told; then each epoch is written once, by itself."""
-    options = {"epochs_per_file": epochs_per_file, "inmem_epochs": inmem_epochs}
+    options = options_of(*grouping)
     ncalls, _ = check_lasting(tmp_path / "whole", ailment, 10**9, options, caplog)
     tried = range(1 + epochs_per_file, ncalls, 11)
     looks = sum(check_lasting(tmp_path / f"run-{at}", ailment, at, options, caplog)[1] for at in tried)
     assert looks > len(tried) / 2  # it also fails when all is done, and nobody is concerned
 
 
-@pytest.mark.parametrize(("epochs_per_file", "inmem_epochs"), GROUPINGS)
-def test_a_system_that_writes_less_than_asked(tmp_path, epochs_per_file, inmem_epochs, caplog):
+@pytest.mark.parametrize("grouping", GROUPINGS, ids=str)
+def test_a_system_that_writes_less_than_asked(tmp_path, grouping, caplog):
     """A write that the system does by half is gone on with; nobody is told, and nothing is missing."""
-    options = {"epochs_per_file": epochs_per_file, "inmem_epochs": inmem_epochs}
+    options = options_of(*grouping)
     with short_writes(1, for_good=True) as calls:
         check_lasting(tmp_path / "run", AILMENTS["full disk"], 10**9, options, caplog)
         assert next(calls) > 100

@@ -18,10 +18,11 @@ import storable
 from posterity import crew, layout
 from posterity.codec import Packing
 from posterity.disk import Disk
-from posterity.epochfile import EpochFile, FileHead, Reader
+from posterity.epochfile import EpochFile, FileHead, Reader, Scratch
 from posterity.errors import Damaged
 from posterity.hdf5 import FixedArray
 from posterity.layout import MOST_PACKED, PACKED_VERSION, Stamp, data_sum, encode_items, layout_of, packed_layout
+from posterity.rows import rows_of
 from posterity.tree import flatten, restore
 from smallchunks import small_chunks
 
@@ -208,7 +209,7 @@ def test_samples_are_read_as_numpy_indexes(path, packing, chains, start, thin):
     disk.enter()
     with Reader.open(disk, path.name) as reader:
         region = reader.region(*next(reader.walk()))
-        reader.read_samples(region, 0, chains, into[:, 1:-1], start=start, thin=thin)
+        reader.read_samples(region, 0, rows_of(chains, 4, 3), into[:, 1:-1], start=start, thin=thin, scratch=Scratch())
     disk.leave()
     np.testing.assert_array_equal(into[:, 1:-1].reshape(expected.shape), expected)
     assert not into[:, [0, -1]].any()
@@ -234,7 +235,7 @@ def test_reading_few_chains_reads_few_chunks(path):
             disk.count = 0
             n = len(range(start, 1000, thin))
             into = np.empty((3 * (20 if chains is None else len(chains)), n))
-            reader.read_samples(region, 0, chains, into, start=start, thin=thin)
+            reader.read_samples(region, 0, rows_of(chains, 20, 3), into, start=start, thin=thin, scratch=Scratch())
             assert disk.count < 1.5 * part * array.nbytes
     disk.leave()
 
@@ -289,7 +290,7 @@ def test_there_is_no_second_copy_of_an_epoch(path, packing, full_size, monkeypat
         tracemalloc.reset_peak()
         before = tracemalloc.get_traced_memory()[0]
         with Reader.open(disk, path.name) as reader:
-            reader.read_samples(region, 0, [1], into, start=0, thin=1)
+            reader.read_samples(region, 0, rows_of([1], 3, 10), into, start=0, thin=1, scratch=Scratch())
         assert tracemalloc.get_traced_memory()[1] - before < array.nbytes / 4
     finally:
         tracemalloc.stop()
@@ -476,7 +477,7 @@ def test_reading_finds_every_wrong_byte_of_chunks_and_index(path, small):
         with Reader.open(disk, path.name) as reader:
             into = np.empty((4, 40))
             with pytest.raises(Damaged, match=r"x\.h5 is damaged.*the epoch at offset 128"):
-                reader.read_samples(small, 0, None, into, start=0, thin=1)
+                reader.read_samples(small, 0, rows_of(None, 2, 2), into, start=0, thin=1, scratch=Scratch())
             with pytest.raises(Damaged):
                 reader.read_array(small, 0, verify=False)
     disk.leave()

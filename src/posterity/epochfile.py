@@ -557,6 +557,8 @@ class Reader:
     ) -> None:
         """As `read_samples`: chunks hold chains, so whole ones are brought back."""
         _, dim, nsamples = region.layout.leaves[i].shape
+        if not rows:
+            return
         if not verify and all(run.first % dim == 0 and run.n % dim == 0 for run in rows):
             chains = [first // dim + k for _, first, n in rows for k in range(n // dim)]
             self.packed(region).read_samples(i, chains, into[rows[0].at : rows[-1].at + rows[-1].n], start, thin)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Generic, NamedTuple, Self, TypeVar, cast
+from typing import Generic, NamedTuple, Self, TypeAlias, TypeVar, cast
 
 import numpy as np
 
@@ -33,6 +33,7 @@ from .threads import MOST_HELPERS, count_cores, share_out
 from .tree import Array, flatten, restore
 
 E_co = TypeVar("E_co", covariant=True)
+Dtype: TypeAlias = np.dtype[np.generic]
 _WORTH_CHECKING = 1 << 26
 _JOB_BYTES = 8 << 20
 _WORTH_A_THREAD = 4 << 20
@@ -316,9 +317,20 @@ class _Job(NamedTuple):
 class _Gathering:
     """One call of `get_samples`: the results, and how the reading of them is shared out among all cores."""
 
-    def __init__(self, disk: Disk, shelf: Shelf, names: list[str], mask: Mask, n: int, thin: int, verify: bool) -> None:
+    def __init__(
+        self,
+        disk: Disk,
+        shelf: Shelf,
+        registry: Registry,
+        names: list[str],
+        mask: Mask,
+        n: int,
+        thin: int,
+        verify: bool,
+    ) -> None:
         self._disk = disk
         self._shelf = shelf
+        self._registry = registry
         self._names = names
         self._mask = mask
         self._n = n
@@ -333,46 +345,80 @@ class _Gathering:
         with _Shelves(self._disk, self._shelf) as shelves:
             source = shelves.find(parts[0].epoch, parts[0].start)
             _check_names(self._names, source.layout, parts[0].epoch)
-            wanted = [self._begin(name, source.layout) for name in self._names]
+            shapes = [self._shape_of(name, source, parts[0].epoch) for name in self._names]
+            if sum(math.prod(shape) * dtype.itemsize for _, shape, dtype in shapes) > _WORTH_CHECKING:
+                self._check_claims(shelves, parts)
+            wanted = [self._begin(name, *shape) for name, shape in zip(self._names, shapes, strict=True)]
             self._first.append(shelves)
             share_out(list(self._jobs(parts, wanted)), self._worker, self._count_threads(parts, wanted))
 
-    def _begin(self, name: str, layout: Layout) -> _Wanted:
-        """Make room for the samples of a name."""
+    def _shape_of(self, name: str, source: "_Source", index: int) -> tuple[list[Rows], tuple[int, int, int], Dtype]:
+        """Which rows are wanted of the samples of a name, and the shape and dtype of its result."""
         path = f"samples/{name}"
-        leaf = layout.by_path[path]
-        nchain, dim, _ = layout.leaves[leaf].shape
+        leaf = source.layout.by_path[path]
+        self._check_length(source, index, leaf)
+        nchain, dim, _ = source.layout.leaves[leaf].shape
         chains = chosen_chains(self._mask, nchain)
-        self._shapes[path] = (nchain, dim, layout.dtypes[leaf])
+        dtype = source.layout.dtypes[leaf]
+        self._shapes[path] = (nchain, dim, dtype)
         shape = (nchain if chains is None else len(chains), dim, self._n)
-        result = self.results[name] = np.empty(shape, layout.dtypes[leaf])
-        return _Wanted(path, rows_of(chains, nchain, dim), result.reshape(shape[0] * dim, self._n))
+        return rows_of(chains, nchain, dim), shape, dtype
+
+    def _begin(self, name: str, rows: list[Rows], shape: tuple[int, int, int], dtype: Dtype) -> _Wanted:
+        """Make room for the samples of a name."""
+        result = self.results[name] = np.empty(shape, dtype)
+        return _Wanted(f"samples/{name}", rows, result.reshape(shape[0] * shape[1], self._n))
+
+    def _check_length(self, source: "_Source", index: int, leaf: int) -> None:
+        """Whether an array of samples is as long as the journal says."""
+        item, nsamples = source.layout.leaves[leaf], self._registry.entries[index].nsamples - source.cut
+        if len(item.shape) != 3 or item.shape[2] != nsamples:
+            raise Damaged(f"epoch {index} has {item.path} of shape {item.shape}, and {nsamples} samples by the journal")
+
+    def _check_claims(self, shelves: "_Shelves", parts: list[Piece]) -> None:
+        """Before much memory is asked for: whether the files can hold what the journal says that they do.
+
+        Raises:
+            Damaged: they can't.
+        """
+        claimed: Counter[str] = Counter()
+        for part in parts:
+            source = shelves.find(part.epoch, part.start)
+            self._check(source.layout, part.epoch)
+            for path in self._shapes:
+                self._check_length(source, part.epoch, source.layout.by_path[path])
+            if (reader := source.reader) is not None:
+                claimed[reader.name] += source.layout.size
+                if claimed[reader.name] > reader.current_size():
+                    raise Damaged(f"{reader.name} is damaged: the journal has more in it than it can hold")
 
     def _jobs(self, parts: list[Piece], wanted: list[_Wanted]) -> Iterator[_Job]:
         """An epoch is one job, but for large ones: of those, so many rows are."""
+        sizes = [self._nbytes(one) for one in wanted]
+        most = _JOB_BYTES // max(1, sum(sizes))
         for part in parts:
-            if sum(self._nbytes(part, one) for one in wanted) <= _JOB_BYTES:
+            if part.n <= most:
                 yield _Job(part, wanted)
                 continue
-            for one in wanted:
-                nshares = 1 if self._verify else -(-self._nbytes(part, one) // _JOB_BYTES)  # a checksum is of all
+            for one, size in zip(wanted, sizes, strict=True):
+                nshares = 1 if self._verify else -(-part.n * size // _JOB_BYTES)  # a checksum is of all
                 for rows in shares_of(one.rows, max(1, nshares)):
                     yield _Job(part, [one._replace(rows=rows)])
 
-    def _nbytes(self, part: Piece, wanted: _Wanted) -> int:
-        """About how much is read for it."""
+    def _nbytes(self, wanted: _Wanted) -> int:
+        """About how much is read for one sample of its result."""
         nchain, dim, _ = self._shapes[wanted.path]
         nrows = nchain * dim if self._verify else sum(run.n for run in wanted.rows)
-        return nrows * part.n * self._thin * wanted.into.itemsize
+        return nrows * self._thin * wanted.into.itemsize
 
     def _count_threads(self, parts: list[Piece], wanted: list[_Wanted]) -> int:
         """One for each core, if there is enough to read, and each call to the disk brings enough.
 
         Between two calls a thread needs the interpreter, which the others have: short calls are quicker in one thread.
         """
-        nbytes = sum(self._nbytes(part, one) for part in parts for one in wanted)
+        nbytes = self._n * sum(self._nbytes(one) for one in wanted)
         ncalls = len(parts) * sum(1 if self._verify else len(one.rows) for one in wanted)
-        if len(parts) == 1 and parts[0].start:
+        if len(parts) == 1 and parts[0].start and not self._verify:
             ncalls = sum(run.n for one in wanted for run in one.rows)
         if nbytes < _WORTH_A_THREAD or nbytes < ncalls * _WORTH_A_CALL:
             return 1
@@ -398,6 +444,7 @@ class _Gathering:
                     layout = source.layout
                 for one in job.wanted:
                     leaf = layout.by_path[one.path]
+                    self._check_length(source, piece.epoch, leaf)
                     into = one.into[:, piece.at : piece.at + piece.n]
                     source.copy_samples(
                         leaf, one.rows, into, start=piece.start, thin=self._thin, verify=self._verify, scratch=scratch
