@@ -204,7 +204,7 @@ def test_a_disk_that_fails_until_it_is_mended(tmp_path, ailment, grouping, caplo
     """Nothing is acknowledged while it lasts, and everybody is told; then each epoch is written once, by itself."""
     options = options_of(*grouping)
     ncalls, _ = check_lasting(tmp_path / "whole", ailment, 10**9, options, caplog)
-    tried = range(1 + epochs_per_file, ncalls, 11)
+    tried = range(1 + options["epochs_per_file"], ncalls, 11)
     looks = sum(check_lasting(tmp_path / f"run-{at}", ailment, at, options, caplog)[1] for at in tried)
     assert looks > len(tried) / 2  # it also fails when all is done, and nobody is concerned
 
