@@ -250,6 +250,44 @@ def test_the_place_that_was_given_leads_to_the_arrays(disk, file):
     assert (found, frame.sums) == (region.base, region.sums)
 
 
+class WritingDisk(Disk):
+    """Notes where it is written."""
+
+    def __init__(self, folder):
+        super().__init__(folder)
+        self.offsets = []
+
+    def write_at(self, fd, offset, buffers):
+        self.offsets.append(offset)
+        super().write_at(fd, offset, buffers)
+
+
+def test_a_large_epoch_is_the_same_slab_by_slab(tmp_path, monkeypatch):
+    """Byte by byte it is what one write makes of it, with the same checksums; its head is written last."""
+    disk = WritingDisk(tmp_path)
+    disk.enter()
+    rng = np.random.default_rng(0)
+    epoch = {"samples": {"p": rng.random((2, 3, 2501)), "ll": rng.random((2, 1, 2501))}, "x": np.arange(5)}
+    regions = []
+    for name, slab in (("whole", 1 << 30), ("slabs", 10_000)):
+        monkeypatch.setattr(epochfile, "_WORTH_PUSHING", slab)
+        disk.offsets.clear()
+        file = EpochFile.create(disk, name, HEAD)
+        append(file, 0)
+        end = file.end
+        regions.append(append(file, 1, epoch))
+        append(file, 2)
+        file.seal()
+        file.sync()
+        file.close()
+    first, second = disk.offsets.index(end), len(disk.offsets) - disk.offsets[::-1].index(end)
+    assert max(disk.offsets[:first]) > regions[1].base + regions[1].layout.offsets[0] + 50_000
+    assert second == first + 1
+    assert regions[0] == regions[1]
+    assert (tmp_path / "whole").read_bytes() == (tmp_path / "slabs").read_bytes()
+    disk.leave()
+
+
 def test_checksums_that_were_known_are_kept(disk, file):
     """An epoch that is copied keeps its old checksums: damage done since stays to be seen."""
     layout, arrays = laid_out(epoch_of(3))

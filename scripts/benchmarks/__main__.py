@@ -109,6 +109,11 @@ def main() -> int:
         sys.stdout.buffer.write(msgspec.json.encode(run(args.one, args.folder, is_quick=args.quick)))
         sys.stdout.flush()
         os._exit(0)  # a peer's threads may hang on
+    if args.gpu:
+        command = [sys.executable, str(Path(__file__).parents[1] / "bench_gpu.py")]
+        command += ["--json", str(args.json)] if args.json else []
+        command += ["--folder", str(args.folder)] if args.folder else []
+        return subprocess.run(command, check=False).returncode
     names = [name for name in ROWS if not args.rows or any(part in name for part in args.rows)]
     if args.list or not names:
         print("\n".join(f"{name}: {ROWS[name].what}" for name in ROWS))

@@ -119,7 +119,7 @@ def parts(bench: Bench) -> list[Figure]:
     return found
 
 
-@row("a small read during a large write", without="reading without h5py's lock")
+@row("a small read during a large write")
 def small_during_large(bench: Bench) -> list[Figure]:
     """10 kB while an epoch of 1 GB is being written, against plain h5py with its writer in a thread."""
     nbytes = 1_000_000_000 if not bench.is_quick else 250_000_000

@@ -88,7 +88,7 @@ def long_run(bench: Bench) -> list[Figure]:
 IMPORTS = {"ours": "import posterity", "theirs": "import h5py, anyio, msgspec"}
 
 
-@row("import", without="lazy imports")
+@row("import")
 def imported(bench: Bench) -> list[Figure]:
     """`import posterity` in a fresh process, against `import h5py, anyio, msgspec`; without the interpreter's start."""
 

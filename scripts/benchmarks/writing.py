@@ -80,7 +80,7 @@ def no_second_copy(bench: Bench) -> list[Figure]:
     return [figure("beside the epoch / its size", shares, target="<= 0.1")]
 
 
-@row("memory while ingesting faster than the disk", without="a bounded mailbox")
+@row("memory while ingesting faster than the disk")
 def bounded(bench: Bench) -> list[Figure]:
     """`inmem_epochs=0`: at most the mailbox's bound, recycled buffers too, and two epochs, over the idle process."""
     nbytes, bound = 32 << 20, 256 << 20
@@ -127,7 +127,7 @@ def _jexplore(folder: Path, made: dict, n: int, epochs_per_file: int) -> float:
     return taken / n
 
 
-@row("epochs of 1 kB", without="shared syncs")
+@row("epochs of 1 kB", without="templates of headers")
 def tiny(bench: Bench) -> list[Figure]:
     """Sustained, flushed at the end, against jexplore; both as they come, jexplore without any sync."""
     only_p = {"samples": {"p": epochs.samples(1000, nchain=4, dim=3)}}
