@@ -627,7 +627,12 @@ def test_control_c_in_each_state(outdir, options, call, nepochs, ntimes):
     code = f"""
 from posterity.bells import Bell
 sys.stderr = sys.stdout
-Bell.wait = lambda bell, timeout_s, wait=Bell.wait: (tell("waiting"), wait(bell, timeout_s))
+import threading
+def tell_and_wait(bell, timeout_s, wait=Bell.wait):
+    if threading.current_thread() is threading.main_thread():
+        tell("waiting")
+    return wait(bell, timeout_s)
+Bell.wait = tell_and_wait
 backend = DefaultBackend(outdir=outdir, retry_after_s=0.01, retry_at_most_s=0.01, **{options})
 for epoch in run_of([10] * 2):
     backend.ingest(epoch)
@@ -652,7 +657,12 @@ def test_control_c_while_leaving_the_block(outdir):
     """The first Ctrl-C ends the sampling, the second one the waiting for the close, and nothing is lost."""
     code = """
 from posterity.bells import Bell
-Bell.wait = lambda bell, timeout_s, wait=Bell.wait: (tell("waiting"), wait(bell, timeout_s))
+import threading
+def tell_and_wait(bell, timeout_s, wait=Bell.wait):
+    if threading.current_thread() is threading.main_thread():
+        tell("waiting")
+    return wait(bell, timeout_s)
+Bell.wait = tell_and_wait
 with DefaultBackend(outdir=outdir) as backend:
     for epoch in run_of([10] * 2):
         backend.ingest(epoch)
