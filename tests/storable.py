@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from posterity.disk import Disk
-from posterity.epochfile import EpochFile, FileHead, Reader
+from posterity.epochfile import EpochFile
+from posterity.epochreader import FileHead, Reader
 from posterity.layout import Stamp, encode_items, layout_of
 from posterity.tree import flatten, restore
 

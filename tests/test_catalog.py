@@ -17,7 +17,8 @@ from posterity.catalog import (
     unpack_sums,
 )
 from posterity.disk import Disk
-from posterity.epochfile import EpochFile, FileHead
+from posterity.epochfile import EpochFile
+from posterity.epochreader import FileHead
 from posterity.errors import Damaged
 from posterity.journal import (
     Began,

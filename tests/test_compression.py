@@ -29,7 +29,7 @@ from posterity import (
 )
 from posterity.codec import Packing
 from posterity.disk import Disk
-from posterity.epochfile import Reader
+from posterity.epochreader import Reader
 from smallchunks import small_chunks
 
 LENGTHS = [30, 40, 50, 30]
@@ -188,7 +188,7 @@ def test_who_does_not_know_compression_is_told(tmp_path, monkeypatch):
     write(tmp_path, EPOCHS[2:], compression="gzip")
     assert [version_of(tmp_path / name) for name in ("epochs_1.h5", "epochs_2.h5", journal.NAME)] == [1, 2, 2]
     monkeypatch.setattr(journal, "VERSION", 1)
-    monkeypatch.setattr("posterity.epochfile.PACKED_VERSION", 1)
+    monkeypatch.setattr("posterity.epochreader.PACKED_VERSION", 1)
     with pytest.raises(NewerFormat):
         open_run(tmp_path)
     with pytest.raises(NewerFormat):

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import storable
-from posterity import epochfile
+from posterity import epochfile, epochreader
 from posterity.disk import Disk
-from posterity.epochfile import EpochFile, FileHead, Reader, Scratch
+from posterity.epochfile import EpochFile
+from posterity.epochreader import FileHead, Reader, Scratch
 from posterity.errors import Damaged, NewerFormat
 from posterity.layout import FRAME_HEAD, LARGE, PAGE, Stamp, data_sum, encode_items, layout_of
 from posterity.rows import Rows, rows_of
@@ -541,8 +542,8 @@ def test_samples_are_read_as_numpy_indexes(tmp_path_factory, data):
     array = np.arange(np.prod(shape), dtype=data.draw(st.sampled_from(["<f8", ">i2", "f4"]))).reshape(shape)
     with pytest.MonkeyPatch.context() as patched:
         # pieces of some samples, of some rows, or of the whole, and any start worth skipping or none
-        patched.setattr(epochfile, "_SLAB", data.draw(st.sampled_from([1, 20, 50, 200, 1 << 20])))
-        patched.setattr(epochfile, "_WORTH_SKIPPING", data.draw(st.sampled_from([0, 16, 1 << 20])))
+        patched.setattr(epochreader, "_SLAB", data.draw(st.sampled_from([1, 20, 50, 200, 1 << 20])))
+        patched.setattr(epochreader, "_WORTH_SKIPPING", data.draw(st.sampled_from([0, 16, 1 << 20])))
         check_samples(disk, array, chains, start, thin)
     disk.leave()
 
@@ -563,8 +564,8 @@ def test_damage_outside_of_what_was_asked_for_is_found_too(disk, reader):
 @pytest.mark.parametrize(("slab", "skipping"), [(1 << 20, 1 << 20), (16, 1 << 20), (1 << 20, 0)])
 def test_a_file_that_is_cut_while_samples_are_read_is_damaged(disk, reader, monkeypatch, slab, skipping, verify):
     """Whichever way the rows are fetched, a file that shrank gives an error and not old memory."""
-    monkeypatch.setattr(epochfile, "_SLAB", slab)
-    monkeypatch.setattr(epochfile, "_WORTH_SKIPPING", skipping)
+    monkeypatch.setattr(epochreader, "_SLAB", slab)
+    monkeypatch.setattr(epochreader, "_WORTH_SKIPPING", skipping)
     region = last_region(reader)
     cut(disk, "x", region.base + region.layout.offsets[0] + 100)
     with pytest.raises(Damaged, match="ended while it was read"):

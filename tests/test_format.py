@@ -10,7 +10,7 @@ from fixture_epochs import BURN, EPOCHS, PACKED_EPOCHS
 from known import assert_same
 from posterity import Burned, DefaultBackend, NewerFormat, journal, open_run, read_epoch, verify
 from posterity.disk import Disk
-from posterity.epochfile import Reader
+from posterity.epochreader import Reader
 
 FIXTURES = Path(__file__).parent / "fixtures"
 

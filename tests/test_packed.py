@@ -18,7 +18,8 @@ import storable
 from posterity import crew, layout
 from posterity.codec import Packing
 from posterity.disk import Disk
-from posterity.epochfile import EpochFile, FileHead, Reader, Scratch
+from posterity.epochfile import EpochFile
+from posterity.epochreader import FileHead, Reader, Scratch
 from posterity.errors import Damaged
 from posterity.hdf5 import FixedArray
 from posterity.layout import MOST_PACKED, PACKED_VERSION, Stamp, data_sum, encode_items, layout_of, packed_layout

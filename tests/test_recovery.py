@@ -12,7 +12,8 @@ import storable
 from posterity import journal
 from posterity.catalog import Catalog, open_place, pack_sums
 from posterity.chores import Chore, Chores
-from posterity.epochfile import EpochFile, FileHead
+from posterity.epochfile import EpochFile
+from posterity.epochreader import FileHead
 from posterity.errors import Damaged, ForeignFiles
 from posterity.journal import (
     Began,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from posterity import Damaged, DefaultBackend, epochfile, open_run, snapshot, threads
+from posterity import Damaged, DefaultBackend, epochreader, open_run, snapshot, threads
 from posterity.threads import OurThread, share_out
 
 NCHAIN, DIM = 5, 2
@@ -148,8 +148,8 @@ def shared(monkeypatch):
         (snapshot, "_WORTH_A_THREAD", 1),
         (snapshot, "_WORTH_A_CALL", 0),
         (snapshot, "count_cores", lambda: 3),
-        (epochfile, "_SLAB", 64),
-        (epochfile, "_WORTH_SKIPPING", 16),
+        (epochreader, "_SLAB", 64),
+        (epochreader, "_WORTH_SKIPPING", 16),
     ]:
         monkeypatch.setattr(module, name, value)
     asked = []

@@ -22,7 +22,7 @@ def _one_core() -> None:
 
 
 def _whole_arrays() -> None:
-    from posterity.epochfile import Reader
+    from posterity.epochreader import Reader
 
     copied = Reader._copy_checked
 

@@ -11,7 +11,7 @@ import msgspec
 from . import journal
 from .catalog import Catalog, open_place, replayed
 from .disk import Disk
-from .epochfile import Reader
+from .epochreader import Reader
 from .errors import Damaged
 from .journal import Place
 from .layout import Stamp

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from .disk import Disk
-from .epochfile import FileHead, Reader
+from .epochreader import FileHead, Reader
 from .errors import Damaged
 from .journal import (
     AnyRecord,

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import msgspec
 
 from .disk import Disk
-from .epochfile import Reader
+from .epochreader import Reader
 from .errors import ForeignFiles
 
 

@@ -17,7 +17,8 @@ from .catalog import Catalog, filling_name, open_place, pack_sums, rewrite_name
 from .chores import Chore
 from .disk import Disk, is_full
 from .epoch import Held, cut_samples
-from .epochfile import EpochFile, FileHead, Reader
+from .epochfile import EpochFile
+from .epochreader import FileHead, Reader
 from .errors import Damaged
 from .journal import AnyRecord, Described, Dropped, Passed, Place, Published, Rewritten, Stored
 from .layout import PACKED_VERSION, Layout, Region, Stamp, layout_of, packed_layout

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from .catalog import Catalog, pack_sums
 from .disk import Disk
-from .epochfile import FileHead, Reader
+from .epochreader import FileHead, Reader
 from .errors import Damaged, ForeignFiles
 from .journal import AnyRecord, Began, Burned, Described, Dropped, Grouped, Passed, Place, Published, Rewritten, Stored
 from .layout import Frame

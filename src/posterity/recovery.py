@@ -14,7 +14,7 @@ from . import journal
 from .catalog import Catalog, filling_name, replayed, rewrite_name
 from .chores import Chore
 from .disk import Disk
-from .epochfile import FileHead, Reader
+from .epochreader import FileHead, Reader
 from .errors import ForeignFiles
 from .journal import Published
 from .options import DEFAULT_FMT, Options, file_name, file_pattern

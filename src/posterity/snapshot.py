@@ -20,7 +20,8 @@ import numpy as np
 from .catalog import Catalog, open_place
 from .disk import Disk
 from .epoch import EpochDict, Held, to_epoch
-from .epochfile import EpochFile, FileHead, Reader, Scratch
+from .epochfile import EpochFile
+from .epochreader import FileHead, Reader, Scratch
 from .errors import Burned, Closed, Damaged
 from .foreign import choose_epoch, read_foreign_epoch
 from .journal import Place
