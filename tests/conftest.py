@@ -2,6 +2,7 @@
 
 import gc
 import inspect
+import signal
 import threading
 from pathlib import Path
 
@@ -39,6 +40,11 @@ def _open_files() -> dict[int, str]:
         if name.startswith("/") and not name.startswith(("/dev/", "/proc/", "/memfd:")):
             found[int(descriptor.name)] = name
     return found
+
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts what it puts into the background so, and the scripts that the tests interrupt would inherit it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
