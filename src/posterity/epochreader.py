@@ -112,7 +112,12 @@ class Reader:
     @classmethod
     def open(cls, disk: Disk, name: str) -> "Reader":
         """Open a file to read it."""
-        return cls(disk, disk.open(name), name)
+        fd = disk.open(name)
+        try:
+            return cls(disk, fd, name)
+        except OSError:
+            disk.close(fd)
+            raise
 
     def close(self) -> None:
         """Give the descriptor back."""

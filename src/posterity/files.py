@@ -258,7 +258,7 @@ class Files:
             try:
                 reader.check_sums(region, arrays)
             except Damaged as error:
-                logger.critical("%s", error)
+                logger.critical("%s", str(error))
                 stamp = self._stamp(part.entry, place.cut)
                 return file.append(stamp, region.layout, arrays, region.sums), place.cut
         layout, arrays = cut_samples(region.layout, arrays, part.cut - place.cut)
@@ -276,7 +276,7 @@ class Files:
                 return file.append(stamp, packed_layout(layout, packing), arrays), part.cut
             reader.check_stored(region)
         except Damaged as error:
-            logger.critical("%s", error)
+            logger.critical("%s", str(error))
         return file.copy(self._stamp(part.entry, place.cut), region, reader), place.cut
 
     # ---- going ---------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
@@ -101,10 +102,12 @@ class Writer(EndListener):
             await self._write_all()
             await self._io.run(self._store.close)
             self._ledger.note_closed()
-        except Exception as error:  # the top of the writer: whatever it is, somebody must hear of it
+        except Exception as error:  # noqa: BLE001  # the top of the writer: whatever it is, somebody must hear of it
             is_foreseen = isinstance(error, OSError)  # the disk failed to the end; a traceback would say no more
             what = "gave up" if is_foreseen else "broke"
-            logger.critical("the writer of %s %s: %s", self._store.disk.folder, what, error, exc_info=not is_foreseen)
+            # As text: a handler may keep what it gets, and with an error all that its frames refer to.
+            told = str(error) if is_foreseen else "".join(traceback.format_exception(error))
+            logger.critical("the writer of %s %s: %s", self._store.disk.folder, what, told)
             self._report_if_lost(error)
             self._ledger.note_broken(error)
             await self._io.run(self._store.close)
