@@ -45,7 +45,7 @@ class Packing(NamedTuple):
 
         def pack(raw: Bytes) -> bytes | Bytes:
             packed = compress(_shuffled(raw, itemsize) if self._shuffles(itemsize) else raw)
-            return packed if len(packed) <= len(raw) - len(raw) // _LEAST_SAVED else raw
+            return packed if len(raw) - len(packed) >= max(1, len(raw) // _LEAST_SAVED) else raw
 
         return pack
 

@@ -214,7 +214,7 @@ class Service:
 
     def ask_close_later(self) -> None:
         """As `ask_close`, from a finaliser: that may run while this very thread has the ledger's lock."""
-        if os.getpid() == self._pid:
+        if os.getpid() == self._pid and not self.ledger.state.is_over:  # else no thread is left to do it
             self.store.mark_closing()
             self._writer.later(self.ledger.ask_close)
 

@@ -281,6 +281,7 @@ async def test_what_came_before_an_error_is_stored(driver, outdir, device):
         await backend.close()
     with DefaultBackend(outdir=outdir) as again:
         np.testing.assert_array_equal(again.get_samples()["p"], numbers(0, 10))
+    device.error = None  # where it was raised, it refers to everything
 
 
 # ---- reading -----------------------------------------------------------------------------------------------------------
