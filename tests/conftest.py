@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from loop_watch import LoopWatch
+from posterity import threads
 from posterity.disk import Disk
 
 settings.register_profile(
@@ -47,12 +48,20 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture
+def loses_epochs():
+    """For a test that loses epochs on purpose: the process of the tests isn't to end with an error for it."""
+    yield
+    threads._end_watch.has_lost = False
+
+
 @pytest.fixture(autouse=True)
 def nothing_left_behind():
-    """Fail a test that leaves a thread of ours or an open file behind."""
-    threads, files = _threads_of_ours(), _open_files()
+    """Fail a test that leaves a thread of ours or an open file behind, or lost epochs."""
+    before, files = _threads_of_ours(), _open_files()
     yield
-    left_threads = _threads_of_ours() - threads
+    has_lost, threads._end_watch.has_lost = threads._end_watch.has_lost, False
+    left_threads = _threads_of_ours() - before
     for thread in left_threads:
         thread.join(10)
     left_threads = {thread for thread in left_threads if thread.is_alive()}
@@ -60,6 +69,7 @@ def nothing_left_behind():
         if set(_open_files().items()) - set(files.items()):
             gc.collect()  # what is merely unreachable isn't left behind
     left_files = dict(set(_open_files().items()) - set(files.items()))
+    assert not has_lost, "epochs were lost: a test that means to do so asks for the fixture loses_epochs"
     assert not left_threads, f"threads left behind: {sorted(thread.name for thread in left_threads)}"
     assert not left_files, f"files left open: {left_files}"
 

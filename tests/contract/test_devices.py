@@ -264,7 +264,7 @@ async def test_an_error_is_over_with_a_reset(driver, outdir, device, moody_disk)
         np.testing.assert_array_equal((await backend.get_samples())["p"], joined([epoch_dict(0, 3)]))
 
 
-async def test_what_came_before_an_error_is_stored(driver, outdir, device):
+async def test_what_came_before_an_error_is_stored(driver, outdir, device, loses_epochs):
     """Epochs before one that can't be fetched are written, also those that belong in memory; then all hear of it."""
     backend = await driver.open(outdir=outdir, inmem_epochs=9)
     driver.forget(backend)

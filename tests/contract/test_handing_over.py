@@ -9,7 +9,7 @@ import pytest
 from drivers import flushed
 
 from known import Bare, Walk, assert_same, epoch_dict, joined, numbers, run_of
-from posterity import Closed, Epoch, EpochMismatch, MailboxFull, NotStorable, PosterityError, State, threads
+from posterity import Closed, Epoch, EpochMismatch, MailboxFull, NotStorable, PosterityError, State
 from posterity.store import Store
 
 RUN = run_of([4, 3, 5])
@@ -533,9 +533,8 @@ async def test_a_receipt_survives_a_full_disk(driver, outdir, moody_disk):
         assert_same(await backend.get(), RUN[0])
 
 
-async def test_a_receipt_raises_when_its_epoch_is_lost(driver, outdir, monkeypatch, capfd, caplog):
+async def test_a_receipt_raises_when_its_epoch_is_lost(driver, outdir, monkeypatch, capfd, caplog, loses_epochs):
     """When the writer broke, a receipt of an epoch that will never be written raises, awaited and waited for."""
-    monkeypatch.setattr(threads._end_watch, "has_lost", False)  # this process isn't to end with an error for it
     backend = await driver.open(outdir=outdir)
 
     def break_down(*_, **__):
