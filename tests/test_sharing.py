@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from posterity import Damaged, DefaultBackend, epochreader, open_run, snapshot, threads
+from posterity import Damaged, DefaultBackend, epochreader, gathering, open_run, sources, threads
 from posterity.threads import OurThread, share_out
 
 NCHAIN, DIM = 5, 2
@@ -144,10 +144,10 @@ def test_the_cores_are_those_that_we_may_use(monkeypatch):
 def shared(monkeypatch):
     """Everything is worth three threads and is cut small, so that each way of reading is met."""
     for module, name, value in [
-        (snapshot, "_JOB_BYTES", 100),
-        (snapshot, "_WORTH_A_THREAD", 1),
-        (snapshot, "_WORTH_A_CALL", 0),
-        (snapshot, "count_cores", lambda: 3),
+        (gathering, "_JOB_BYTES", 100),
+        (gathering, "_WORTH_A_THREAD", 1),
+        (gathering, "_WORTH_A_CALL", 0),
+        (gathering, "count_cores", lambda: 3),
         (epochreader, "_SLAB", 64),
         (epochreader, "_WORTH_SKIPPING", 16),
     ]:
@@ -159,7 +159,7 @@ def shared(monkeypatch):
         asked.append(min(nthreads, len(jobs)))
         share_out(jobs, worker, nthreads)
 
-    monkeypatch.setattr(snapshot, "share_out", noted)
+    monkeypatch.setattr(gathering, "share_out", noted)
     return asked
 
 
@@ -230,7 +230,7 @@ def test_all_cores_read(shared, outdir):
 @pytest.mark.parametrize(("name", "value"), [("_WORTH_A_THREAD", 1 << 20), ("_WORTH_A_CALL", 1 << 20)])
 def test_small_reads_start_no_thread(shared, outdir, monkeypatch, name, value):
     """Little to read, or little with each call to the system, is read by the caller alone."""
-    monkeypatch.setattr(snapshot, name, value)
+    monkeypatch.setattr(gathering, name, value)
     with open_run(outdir) as run:
         np.testing.assert_array_equal(run.get_samples()["p"], joined(LENGTHS))
         assert shared == [1]
@@ -255,14 +255,14 @@ def test_the_first_damaged_epoch_is_named(shared, outdir):
 
 def test_an_epoch_of_another_shape_is_damage(shared, outdir, monkeypatch):
     """Files that contradict each other aren't read into each other's places."""
-    find = snapshot._Shelves.find
+    find = sources.Shelves.find
     with DefaultBackend(outdir=outdir.parent / "other") as backend:
         p = np.zeros((NCHAIN, DIM + 1, 20))
         backend.ingest({"samples": {"p": p, "ll": p}})
         with backend.snapshot() as other, open_run(outdir) as run:
-            alien = find(snapshot._Shelves(other._disk, other._shelf), 0, 0)
+            alien = find(sources.Shelves(other._disk, other._shelf), 0, 0)
             monkeypatch.setattr(
-                snapshot._Shelves, "find", lambda self, i, start: alien if i == 4 else find(self, i, start)
+                sources.Shelves, "find", lambda self, i, start: alien if i == 4 else find(self, i, start)
             )
             with pytest.raises(Damaged, match="epoch 4 has another shape"):
                 run.get_samples()

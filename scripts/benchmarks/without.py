@@ -16,9 +16,9 @@ def _no_references() -> None:
 
 
 def _one_core() -> None:
-    from posterity import snapshot
+    from posterity import gathering
 
-    snapshot.count_cores = lambda: 1
+    gathering.count_cores = lambda: 1
 
 
 def _whole_arrays() -> None:

@@ -29,7 +29,8 @@ from .errors import (
 from .receipts import Promise, Receipt
 from .repairs import Repairs, repair
 from .run import AsyncRun, Run, open_run
-from .snapshot import Snapshot, read_epoch
+from .singlefile import read_epoch
+from .snapshot import Snapshot
 from .states import State
 from .status import Status
 

@@ -19,7 +19,8 @@ from .epoch import EpochDict, to_epoch
 from .registry import Registry
 from .selection import Mask
 from .selection import flatten_samples as flatten_arrays
-from .snapshot import Snapshot, read_epoch
+from .singlefile import read_epoch
+from .snapshot import Snapshot
 from .tree import Array
 from .waiting import Loop, is_in_loop
 

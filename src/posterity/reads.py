@@ -10,7 +10,8 @@ from typing import Generic, TypeVar
 from .epoch import EpochDict, to_epoch
 from .selection import Mask
 from .selection import flatten_samples as flatten_arrays
-from .snapshot import Snapshot, read_epoch
+from .singlefile import read_epoch
+from .snapshot import Snapshot
 from .tree import Array
 
 EpochT = TypeVar("EpochT")

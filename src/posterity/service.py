@@ -30,7 +30,8 @@ from .options import Options
 from .pins import Pin
 from .receipts import Receipt
 from .room import Ticket
-from .snapshot import Snapshot, read_epoch
+from .singlefile import read_epoch
+from .snapshot import Snapshot
 from .states import State
 from .status import Meter, Status
 from .store import Store

@@ -6,39 +6,25 @@ offsets without HDF5. Later ingests, burns and resets don't change it, and what 
 Up the stream: `service` and `run` make them. Down the stream: the faces hand it out, and read from one in each call.
 """
 
-import math
 import os
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Generic, NamedTuple, Self, TypeAlias, TypeVar, cast
+from typing import Generic, Self, TypeVar, cast
 
-import numpy as np
-
-from .catalog import Catalog, open_place
 from .disk import Disk
-from .epoch import EpochDict, Held, to_epoch
-from .epochfile import EpochFile
-from .epochreader import FileHead, Reader, Scratch
-from .errors import Burned, Closed, Damaged
-from .foreign import choose_epoch, read_foreign_epoch
-from .journal import Place
-from .layout import Layout, Region, Stamp, encode_items, layout_of
+from .epoch import EpochDict, to_epoch
+from .errors import Burned, Closed
+from .gathering import Gathering
+from .layout import Layout
 from .registry import Entry, Registry
-from .rows import Rows, rows_of, shares_of
-from .selection import Mask, Piece, check_thin, chosen_chains, count_samples, flatten_samples, pieces
+from .selection import Mask, check_thin, count_samples, flatten_samples, pieces
 from .shelf import Shelf
-from .threads import MOST_HELPERS, count_cores, share_out
-from .tree import Array, flatten, restore
+from .singlefile import save_epochs
+from .sources import Shelves
+from .tree import Array, restore
 
 E_co = TypeVar("E_co", covariant=True)
-Dtype: TypeAlias = np.dtype[np.generic]
-_WORTH_CHECKING = 1 << 26
-_JOB_BYTES = 8 << 20
-_WORTH_A_THREAD = 4 << 20
-_WORTH_A_CALL = 1 << 16
 
 
 def _nothing() -> None:
@@ -158,7 +144,7 @@ class Snapshot(Generic[E_co]):
         return self.registry.entries[ind]
 
     def _read_epoch(self, entry: Entry, burned: int) -> EpochDict:
-        with _Shelves(self._disk, self._there()) as shelves:
+        with Shelves(self._disk, self._there()) as shelves:
             layout, arrays, cut = shelves.read(entry.index, _all_leaves, burned)
         data = restore(layout.items, arrays)
         samples = data["samples"]
@@ -206,7 +192,7 @@ class Snapshot(Generic[E_co]):
         n = count_samples(self.registry, burn, thin)
         if n == 0:
             return None
-        gathering = _Gathering(self._disk, self._there(), self.registry, names, mask, n, thin, verify)
+        gathering = Gathering(self._disk, self._there(), self.registry, names, mask, n, thin, verify)
         gathering.gather(list(pieces(self.registry, burn, thin)))
         return flatten_samples(gathering.results) if flatten else gathering.results
 
@@ -226,7 +212,7 @@ class Snapshot(Generic[E_co]):
         """
         entries = [self._entry(i) for i in (self.epochs if epochs is None else epochs)]
         stats: dict[str, EpochDict] = {}
-        with _Shelves(self._disk, self._there()) as shelves:
+        with Shelves(self._disk, self._there()) as shelves:
             for entry in entries:
                 if entry.is_burned(self.burn):
                     raise Burned(f"epoch {entry.index} was burned; its stats are gone with it")
@@ -246,341 +232,3 @@ def _all_leaves(layout: Layout) -> list[int]:
 
 def _stats_leaves(layout: Layout) -> list[int]:
     return [i for i, item in enumerate(layout.leaves) if item.path == "stats" or item.path.startswith("stats/")]
-
-
-def _check_names(names: list[str], layout: Layout, index: int) -> None:
-    missing = [name for name in names if f"samples/{name}" not in layout.by_path]
-    if missing:
-        there = [path.partition("/")[2] for path in layout.by_path if path.startswith("samples/")]
-        raise KeyError(f"epoch {index} has no samples {', '.join(map(repr, missing))}; it has {', '.join(there)}")
-
-
-class _Source:
-    """An epoch to read from: in memory, or in a file that is open."""
-
-    def __init__(self, held: Held | None, region: Region | None, reader: Reader | None, cut: int) -> None:
-        self._held = held
-        self._region = region
-        self._reader = reader
-        self.cut = cut
-        if held is not None:
-            self.layout = held.layout
-        else:
-            assert region is not None
-            self.layout = region.layout
-
-    @property
-    def reader(self) -> Reader | None:
-        """The file that it is in; None if it is in memory."""
-        return self._reader
-
-    def array(self, i: int) -> Array:
-        """One of its arrays, the caller's own."""
-        if self._held is not None:
-            return self._held.array(i).copy()
-        assert self._reader is not None
-        assert self._region is not None
-        return self._reader.read_array(self._region, i, verify=True)
-
-    def copy_samples(
-        self, i: int, rows: Sequence[Rows], into: Array, *, start: int, thin: int, verify: bool, scratch: Scratch
-    ) -> None:
-        """`start::thin` of some rows, one for each dimension of each chain."""
-        if self._held is None:
-            assert self._reader is not None
-            assert self._region is not None
-            start -= self.cut
-            self._reader.read_samples(
-                self._region, i, rows, into, start=start, thin=thin, scratch=scratch, verify=verify
-            )
-            return
-        array = self._held.array(i)
-        array = array.reshape(-1, array.shape[2])
-        for at, first, count in rows:
-            into[at : at + count] = array[first : first + count, start::thin]
-
-
-class _Wanted(NamedTuple):
-    """Some rows of one name's samples, and the rows of the result that they go to."""
-
-    path: str
-    rows: Sequence[Rows]
-    into: Array
-
-
-class _Job(NamedTuple):
-    """What one thread reads at a time: of one epoch, some rows."""
-
-    piece: Piece
-    wanted: Sequence[_Wanted]
-
-
-class _Gathering:
-    """One call of `get_samples`: the results, and how the reading of them is shared out among all cores."""
-
-    def __init__(
-        self,
-        disk: Disk,
-        shelf: Shelf,
-        registry: Registry,
-        names: list[str],
-        mask: Mask,
-        n: int,
-        thin: int,
-        verify: bool,
-    ) -> None:
-        self._disk = disk
-        self._shelf = shelf
-        self._registry = registry
-        self._names = names
-        self._mask = mask
-        self._n = n
-        self._thin = thin
-        self._verify = verify
-        self._shapes: dict[str, tuple[int, int, object]] = {}
-        self._first: deque[_Shelves] = deque()  # what was opened at the beginning, for whoever comes first
-        self.results: dict[str, Array] = {}
-
-    def gather(self, parts: list[Piece]) -> None:
-        """Read them."""
-        with _Shelves(self._disk, self._shelf) as shelves:
-            source = shelves.find(parts[0].epoch, parts[0].start)
-            _check_names(self._names, source.layout, parts[0].epoch)
-            shapes = [self._shape_of(name, source, parts[0].epoch) for name in self._names]
-            if sum(math.prod(shape) * dtype.itemsize for _, shape, dtype in shapes) > _WORTH_CHECKING:
-                self._check_claims(shelves, parts)
-            wanted = [self._begin(name, *shape) for name, shape in zip(self._names, shapes, strict=True)]
-            self._first.append(shelves)
-            share_out(list(self._jobs(parts, wanted)), self._worker, self._count_threads(parts, wanted))
-
-    def _shape_of(self, name: str, source: "_Source", index: int) -> tuple[list[Rows], tuple[int, int, int], Dtype]:
-        """Which rows are wanted of the samples of a name, and the shape and dtype of its result."""
-        path = f"samples/{name}"
-        leaf = source.layout.by_path[path]
-        self._check_length(source, index, leaf)
-        nchain, dim, _ = source.layout.leaves[leaf].shape
-        chains = chosen_chains(self._mask, nchain)
-        dtype = source.layout.dtypes[leaf]
-        self._shapes[path] = (nchain, dim, dtype)
-        shape = (nchain if chains is None else len(chains), dim, self._n)
-        return rows_of(chains, nchain, dim), shape, dtype
-
-    def _begin(self, name: str, rows: list[Rows], shape: tuple[int, int, int], dtype: Dtype) -> _Wanted:
-        """Make room for the samples of a name."""
-        result = self.results[name] = np.empty(shape, dtype)
-        return _Wanted(f"samples/{name}", rows, result.reshape(shape[0] * shape[1], self._n))
-
-    def _check_length(self, source: "_Source", index: int, leaf: int) -> None:
-        """Whether an array of samples is as long as the journal says."""
-        item, nsamples = source.layout.leaves[leaf], self._registry.entries[index].nsamples - source.cut
-        if len(item.shape) != 3 or item.shape[2] != nsamples:
-            raise Damaged(f"epoch {index} has {item.path} of shape {item.shape}, and {nsamples} samples by the journal")
-
-    def _check_claims(self, shelves: "_Shelves", parts: list[Piece]) -> None:
-        """Before much memory is asked for: whether the files can hold what the journal says that they do.
-
-        Raises:
-            Damaged: they can't.
-        """
-        claimed: Counter[str] = Counter()
-        for part in parts:
-            source = shelves.find(part.epoch, part.start)
-            self._check(source.layout, part.epoch)
-            for path in self._shapes:
-                self._check_length(source, part.epoch, source.layout.by_path[path])
-            if (reader := source.reader) is not None:
-                claimed[reader.name] += source.layout.size
-                if claimed[reader.name] > reader.current_size():
-                    raise Damaged(f"{reader.name} is damaged: the journal has more in it than it can hold")
-
-    def _jobs(self, parts: list[Piece], wanted: list[_Wanted]) -> Iterator[_Job]:
-        """An epoch is one job, but for large ones: of those, so many rows are."""
-        sizes = [self._nbytes(one) for one in wanted]
-        most = _JOB_BYTES // max(1, sum(sizes))
-        for part in parts:
-            if part.n <= most:
-                yield _Job(part, wanted)
-                continue
-            for one, size in zip(wanted, sizes, strict=True):
-                nshares = 1 if self._verify else -(-part.n * size // _JOB_BYTES)  # a checksum is of all
-                for rows in shares_of(one.rows, max(1, nshares)):
-                    yield _Job(part, [one._replace(rows=rows)])
-
-    def _nbytes(self, wanted: _Wanted) -> int:
-        """About how much is read for one sample of its result."""
-        nchain, dim, _ = self._shapes[wanted.path]
-        nrows = nchain * dim if self._verify else sum(run.n for run in wanted.rows)
-        return nrows * self._thin * wanted.into.itemsize
-
-    def _count_threads(self, parts: list[Piece], wanted: list[_Wanted]) -> int:
-        """One for each core, if there is enough to read, and each call to the disk brings enough.
-
-        Between two calls a thread needs the interpreter, which the others have: short calls are quicker in one thread.
-        """
-        nbytes = self._n * sum(self._nbytes(one) for one in wanted)
-        ncalls = len(parts) * sum(1 if self._verify else len(one.rows) for one in wanted)
-        if len(parts) == 1 and parts[0].start and not self._verify:
-            ncalls = sum(run.n for one in wanted for run in one.rows)
-        if nbytes < _WORTH_A_THREAD or nbytes < ncalls * _WORTH_A_CALL:
-            return 1
-        return min(count_cores(), 1 + MOST_HELPERS, nbytes // _WORTH_A_THREAD + 1)
-
-    @contextmanager
-    def _worker(self) -> Iterator[Callable[[_Job], None]]:
-        """What does the jobs of one thread: it has an open file and memory of its own."""
-        scratch = Scratch()
-        layout: Layout | None = None
-        try:
-            opened = self._first.pop()
-        except IndexError:
-            opened = _Shelves(self._disk, self._shelf)
-        with opened as shelves:
-
-            def do(job: _Job) -> None:
-                nonlocal layout
-                piece = job.piece
-                source = shelves.find(piece.epoch, piece.start)
-                if source.layout is not layout:
-                    self._check(source.layout, piece.epoch)
-                    layout = source.layout
-                for one in job.wanted:
-                    leaf = layout.by_path[one.path]
-                    self._check_length(source, piece.epoch, leaf)
-                    into = one.into[:, piece.at : piece.at + piece.n]
-                    source.copy_samples(
-                        leaf, one.rows, into, start=piece.start, thin=self._thin, verify=self._verify, scratch=scratch
-                    )
-
-            yield do
-
-    def _check(self, layout: Layout, index: int) -> None:
-        """Whether an epoch has what the first one has, in the same shape.
-
-        Raises:
-            KeyError: it lacks a name.
-            Damaged: it has another shape; one run's epochs are all alike.
-        """
-        _check_names(self._names, layout, index)
-        for path, expected in self._shapes.items():
-            leaf = layout.by_path[path]
-            if (*layout.leaves[leaf].shape[:-1], layout.dtypes[leaf]) != expected:
-                raise Damaged(f"{path!r} of epoch {index} has another shape or dtype than in the epochs before it")
-
-
-class _Shelves:
-    """Finds epochs, and keeps the file open that was read last: neighbours are often in the same one."""
-
-    def __init__(self, disk: Disk, shelf: Shelf) -> None:
-        self._disk = disk
-        self._shelf = shelf
-        self._open: tuple[tuple[int, int], Reader] | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._close()
-
-    def _close(self) -> None:
-        if self._open is not None:
-            self._open[1].close()
-            self._open = None
-
-    def find(self, index: int, start: int) -> _Source:
-        """An epoch, wherever it is now, to read its samples from `start` on.
-
-        Raises:
-            SnapshotExpired: burned or reset since, behind the back of a reader in another process.
-            Damaged: its file is missing.
-        """
-        shelf = self._shelf
-        held = shelf.held.get(index)
-        if held is not None:
-            return _Source(held, None, None, 0)
-        while True:
-            catalog = shelf.catalog
-            assert catalog is not None
-            place = catalog.places[index] if index < len(catalog.places) else None
-            if place is None or place.cut > start:
-                raise shelf.gone(f"epoch {index} was burned since, or is in no file")
-            try:
-                return _Source(None, catalog.region(place), self._reader(catalog, place), place.cut)
-            except FileNotFoundError as error:
-                is_now = shelf.refresh()  # the file may have been written anew just now
-                if shelf.catalog is catalog and catalog.places[index] is place:
-                    what = f"{error.filename} is missing, with epoch {index} in it"
-                    raise (Damaged(what) if is_now else shelf.gone(what)) from error
-
-    def _reader(self, catalog: Catalog, place: Place) -> Reader:
-        key = (place.number, place.rewrite)
-        if self._open is None or self._open[0] != key:
-            self._close()
-            self._open = (key, open_place(self._disk, catalog, place))
-        return self._open[1]
-
-    def read(self, index: int, leaves: Callable[[Layout], list[int]], start: int) -> tuple[Layout, list[Array], int]:
-        """Some arrays of an epoch, the caller's own, and how many of its first samples aren't in them."""
-        source = self.find(index, start)
-        return source.layout, [source.array(i) for i in leaves(source.layout)], source.cut
-
-
-def read_epoch(fn: str | os.PathLike[str], iepoch: int = -1) -> EpochDict:
-    """An epoch from a backend's file, ours or jexplore's, as a dict of arrays that are the caller's own.
-
-    No run is opened, and nothing else in the folder is looked at.
-
-    Args:
-        fn: the file.
-        iepoch: the epoch's index in the run; if negative, counted from the last *by index*.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        IndexError: the file has no such epoch; the message names those it has.
-        Damaged: the file is damaged, or isn't to be trusted.
-    """
-    path = Path(os.fsdecode(fn))
-    disk = Disk(path.parent)
-    if not path.exists():
-        raise FileNotFoundError(f"there is no file {path}")
-    disk.enter(make=False)
-    try:
-        with Reader.open(disk, path.resolve().name if path.is_symlink() else path.name) as reader:
-            if reader.read_head() is not None:
-                return _read_ours(reader, iepoch, str(path))
-    finally:
-        disk.leave()
-    return read_foreign_epoch(path, iepoch)
-
-
-def _read_ours(reader: Reader, iepoch: int, where: str) -> EpochDict:
-    whole, damaged = reader.scan()
-    frames = {frame.epoch: (base, frame) for base, frame in whole}
-    if damaged and iepoch not in frames:
-        raise Damaged(f"{where} is damaged at offset {damaged[0]}; the epochs {sorted(frames)} can be read by index")
-    base, frame = frames[choose_epoch(list(frames), iepoch, where)]
-    region = reader.region(base, frame)
-    arrays = [reader.read_array(region, i, verify=True) for i in range(len(region.layout.leaves))]
-    return restore(region.layout.items, arrays)
-
-
-def save_epochs(path: Path, epochs: dict[str, EpochDict]) -> None:
-    """Save dicts to an HDF5 file, each as the group of its name, in one step: whole, or not at all."""
-    disk = Disk(path.parent)
-    disk.enter()
-    temporary = f".{path.name}.{os.getpid()}.new"
-    try:
-        file = EpochFile.create(disk, temporary, FileHead(bytes(16), 0, 0, 0))
-        try:
-            for name, data in epochs.items():
-                items, leaves = flatten(data)
-                arrays = [np.ascontiguousarray(leaf).reshape(leaf.shape) for leaf in leaves]
-                index = int(name.partition("_")[2])
-                file.append(Stamp(bytes(16), 0, index, 0, 1, 0), layout_of(encode_items(items)), arrays)
-            file.seal()
-            file.sync()
-        finally:
-            file.close()
-        disk.replace(temporary, path.name)
-        disk.sync_names()
-    finally:
-        disk.leave()

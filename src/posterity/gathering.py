@@ -1,0 +1,204 @@
+"""One call of `get_samples`: the results, and how the reading of them is shared out among all cores.
+
+Up the stream: `snapshot` asks. Down the stream: `sources` has the numbers.
+"""
+
+import math
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+
+from .disk import Disk
+from .epochreader import Scratch
+from .errors import Damaged
+from .layout import Layout
+from .registry import Registry
+from .rows import Rows, rows_of, shares_of
+from .selection import Mask, Piece, chosen_chains
+from .shelf import Shelf
+from .sources import Shelves, Source
+from .threads import MOST_HELPERS, count_cores, share_out
+from .tree import Array
+
+Dtype: TypeAlias = np.dtype[np.generic]
+_WORTH_CHECKING = 1 << 26
+_JOB_BYTES = 8 << 20
+_WORTH_A_THREAD = 4 << 20
+_WORTH_A_CALL = 1 << 16
+
+
+class _Wanted(NamedTuple):
+    """Some rows of one name's samples, and the rows of the result that they go to."""
+
+    path: str
+    rows: Sequence[Rows]
+    into: Array
+
+
+class _Job(NamedTuple):
+    """What one thread reads at a time: of one epoch, some rows."""
+
+    piece: Piece
+    wanted: Sequence[_Wanted]
+
+
+class Gathering:
+    """One call of `get_samples`: the results, and how the reading of them is shared out among all cores."""
+
+    def __init__(
+        self,
+        disk: Disk,
+        shelf: Shelf,
+        registry: Registry,
+        names: list[str],
+        mask: Mask,
+        n: int,
+        thin: int,
+        verify: bool,
+    ) -> None:
+        self._disk = disk
+        self._shelf = shelf
+        self._registry = registry
+        self._names = names
+        self._mask = mask
+        self._n = n
+        self._thin = thin
+        self._verify = verify
+        self._shapes: dict[str, tuple[int, int, object]] = {}
+        self._first: deque[Shelves] = deque()  # what was opened at the beginning, for whoever comes first
+        self.results: dict[str, Array] = {}
+
+    def gather(self, parts: list[Piece]) -> None:
+        """Read them."""
+        with Shelves(self._disk, self._shelf) as shelves:
+            source = shelves.find(parts[0].epoch, parts[0].start)
+            _check_names(self._names, source.layout, parts[0].epoch)
+            shapes = [self._shape_of(name, source, parts[0].epoch) for name in self._names]
+            if sum(math.prod(shape) * dtype.itemsize for _, shape, dtype in shapes) > _WORTH_CHECKING:
+                self._check_claims(shelves, parts)
+            wanted = [self._begin(name, *shape) for name, shape in zip(self._names, shapes, strict=True)]
+            self._first.append(shelves)
+            share_out(list(self._jobs(parts, wanted)), self._worker, self._count_threads(parts, wanted))
+
+    def _shape_of(self, name: str, source: Source, index: int) -> tuple[list[Rows], tuple[int, int, int], Dtype]:
+        """Which rows are wanted of the samples of a name, and the shape and dtype of its result."""
+        path = f"samples/{name}"
+        leaf = source.layout.by_path[path]
+        self._check_length(source, index, leaf)
+        nchain, dim, _ = source.layout.leaves[leaf].shape
+        chains = chosen_chains(self._mask, nchain)
+        dtype = source.layout.dtypes[leaf]
+        self._shapes[path] = (nchain, dim, dtype)
+        shape = (nchain if chains is None else len(chains), dim, self._n)
+        return rows_of(chains, nchain, dim), shape, dtype
+
+    def _begin(self, name: str, rows: list[Rows], shape: tuple[int, int, int], dtype: Dtype) -> _Wanted:
+        """Make room for the samples of a name."""
+        result = self.results[name] = np.empty(shape, dtype)
+        return _Wanted(f"samples/{name}", rows, result.reshape(shape[0] * shape[1], self._n))
+
+    def _check_length(self, source: Source, index: int, leaf: int) -> None:
+        """Whether an array of samples is as long as the journal says."""
+        item, nsamples = source.layout.leaves[leaf], self._registry.entries[index].nsamples - source.cut
+        if len(item.shape) != 3 or item.shape[2] != nsamples:
+            raise Damaged(f"epoch {index} has {item.path} of shape {item.shape}, and {nsamples} samples by the journal")
+
+    def _check_claims(self, shelves: Shelves, parts: list[Piece]) -> None:
+        """Before much memory is asked for: whether the files can hold what the journal says that they do.
+
+        Raises:
+            Damaged: they can't.
+        """
+        claimed: Counter[str] = Counter()
+        for part in parts:
+            source = shelves.find(part.epoch, part.start)
+            self._check(source.layout, part.epoch)
+            for path in self._shapes:
+                self._check_length(source, part.epoch, source.layout.by_path[path])
+            if (reader := source.reader) is not None:
+                claimed[reader.name] += source.layout.size
+                if claimed[reader.name] > reader.current_size():
+                    raise Damaged(f"{reader.name} is damaged: the journal has more in it than it can hold")
+
+    def _jobs(self, parts: list[Piece], wanted: list[_Wanted]) -> Iterator[_Job]:
+        """An epoch is one job, but for large ones: of those, so many rows are."""
+        sizes = [self._nbytes(one) for one in wanted]
+        most = _JOB_BYTES // max(1, sum(sizes))
+        for part in parts:
+            if part.n <= most:
+                yield _Job(part, wanted)
+                continue
+            for one, size in zip(wanted, sizes, strict=True):
+                nshares = 1 if self._verify else -(-part.n * size // _JOB_BYTES)  # a checksum is of all
+                for rows in shares_of(one.rows, max(1, nshares)):
+                    yield _Job(part, [one._replace(rows=rows)])
+
+    def _nbytes(self, wanted: _Wanted) -> int:
+        """About how much is read for one sample of its result."""
+        nchain, dim, _ = self._shapes[wanted.path]
+        nrows = nchain * dim if self._verify else sum(run.n for run in wanted.rows)
+        return nrows * self._thin * wanted.into.itemsize
+
+    def _count_threads(self, parts: list[Piece], wanted: list[_Wanted]) -> int:
+        """One for each core, if there is enough to read, and each call to the disk brings enough.
+
+        Between two calls a thread needs the interpreter, which the others have: short calls are quicker in one thread.
+        """
+        nbytes = self._n * sum(self._nbytes(one) for one in wanted)
+        ncalls = len(parts) * sum(1 if self._verify else len(one.rows) for one in wanted)
+        if len(parts) == 1 and parts[0].start and not self._verify:
+            ncalls = sum(run.n for one in wanted for run in one.rows)
+        if nbytes < _WORTH_A_THREAD or nbytes < ncalls * _WORTH_A_CALL:
+            return 1
+        return min(count_cores(), 1 + MOST_HELPERS, nbytes // _WORTH_A_THREAD + 1)
+
+    @contextmanager
+    def _worker(self) -> Iterator[Callable[[_Job], None]]:
+        """What does the jobs of one thread: it has an open file and memory of its own."""
+        scratch = Scratch()
+        layout: Layout | None = None
+        try:
+            opened = self._first.pop()
+        except IndexError:
+            opened = Shelves(self._disk, self._shelf)
+        with opened as shelves:
+
+            def do(job: _Job) -> None:
+                nonlocal layout
+                piece = job.piece
+                source = shelves.find(piece.epoch, piece.start)
+                if source.layout is not layout:
+                    self._check(source.layout, piece.epoch)
+                    layout = source.layout
+                for one in job.wanted:
+                    leaf = layout.by_path[one.path]
+                    self._check_length(source, piece.epoch, leaf)
+                    into = one.into[:, piece.at : piece.at + piece.n]
+                    source.copy_samples(
+                        leaf, one.rows, into, start=piece.start, thin=self._thin, verify=self._verify, scratch=scratch
+                    )
+
+            yield do
+
+    def _check(self, layout: Layout, index: int) -> None:
+        """Whether an epoch has what the first one has, in the same shape.
+
+        Raises:
+            KeyError: it lacks a name.
+            Damaged: it has another shape; one run's epochs are all alike.
+        """
+        _check_names(self._names, layout, index)
+        for path, expected in self._shapes.items():
+            leaf = layout.by_path[path]
+            if (*layout.leaves[leaf].shape[:-1], layout.dtypes[leaf]) != expected:
+                raise Damaged(f"{path!r} of epoch {index} has another shape or dtype than in the epochs before it")
+
+
+def _check_names(names: list[str], layout: Layout, index: int) -> None:
+    missing = [name for name in names if f"samples/{name}" not in layout.by_path]
+    if missing:
+        there = [path.partition("/")[2] for path in layout.by_path if path.startswith("samples/")]
+        raise KeyError(f"epoch {index} has no samples {', '.join(map(repr, missing))}; it has {', '.join(there)}")
