@@ -31,6 +31,7 @@ from posterity.journal import (
 from posterity.layout import Stamp, encode_items, layout_of
 from posterity.options import Options
 from posterity.recovery import find_run
+from posterity.registry import span_of
 from posterity.tree import flatten
 
 RUN = b"0123456789abcdef"
@@ -89,12 +90,19 @@ class Author:
         file.close()
         return records
 
+    def group(self, number):
+        """Have the next epochs belong to a file."""
+        if span_of(self.catalog.series(), self.n).number != number:
+            self.say(Grouped(self.n, number, 100))
+
     def stored(self, number, *epochs):
         """A file that is filling up, journaled."""
+        self.group(number)
         self.say(*self.file(number, *epochs))
 
     def published(self, number, *epochs):
         """A file that is complete, journaled."""
+        self.group(number)
         self.say(*self.file(number, *epochs, name=PUBLISHED), Published(number, self.n + len(epochs)))
 
     def rewritten(self, number, start, *epochs, filling=False, rewrite=1):
@@ -648,6 +656,7 @@ def test_any_run_is_rebuilt(tmp_path_factory, files, is_filling):
     author = Author(disk)
     for number, cuts in enumerate(files, 1):
         epochs = [cuts[0] or 0, *cuts[1:-1], cuts[-1] or 0]  # a file that begins or ends with a gap looks like others
+        author.say(Grouped(author.n, number, len(cuts)))
         if number == len(files) and is_filling:
             author.stored(number, *epochs[: len(cuts)])
         else:
