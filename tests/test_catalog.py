@@ -196,6 +196,14 @@ def test_epochs_that_belong_to_no_file_are_damage(records):
         catalog_of(*records)
 
 
+def test_a_rewrite_that_nothing_is_said_of_is_damage():
+    """A file that epochs are in after some rewrites was written anew as often."""
+    records = [*TWO, Stored(2, 30, 10, 800, place(number=2, rewrite=3))]
+    assert catalog_of(*records, Rewritten(2, 3, 0, True, [])).rewrites == {2: 3}
+    with pytest.raises(Damaged, match="that file 2 was written anew"):
+        catalog_of(*records)
+
+
 def test_a_run_within_a_run_is_damage():
     """A beginning is not a change of a run."""
     with pytest.raises(Damaged, match="run within a run"):

@@ -31,7 +31,7 @@ from .journal import (
 )
 from .layout import Region, is_packed, layout_of
 from .options import check_format, file_name
-from .registry import Entry, Log, Registry, Series, next_entry
+from .registry import Entry, FileSpan, Log, Registry, Series, next_entry
 
 
 def filling_name(fmt: str, number: int) -> str:
@@ -354,6 +354,18 @@ def open_place(disk: Disk, catalog: Catalog, place: Place) -> Reader:
     raise FileNotFoundError(
         errno.ENOENT, "the file isn't there", str(disk.folder / file_name(began.outfile_fmt, place.number))
     )
+
+
+def is_there(disk: Disk, catalog: Catalog, span: FileSpan) -> bool:
+    """Whether a file has all bytes that its epochs should be in, right or wrong; true if it has none."""
+    places = [place for place in catalog.places[span.start : span.stop] if place is not None]
+    if not places:
+        return True
+    try:
+        with open_place(disk, catalog, places[0]) as reader:
+            return reader.size >= max(catalog.region(place).end for place in places)
+    except FileNotFoundError:
+        return False
 
 
 def _has_epoch(reader: Reader, began: Began, place: Place) -> bool:

@@ -31,6 +31,7 @@ class Claims:
         self.series: list[Series] = []
         self.rewrites: dict[int, int] = {}
         self._files: dict[int, _Filed] = {}
+        self._owed: set[int] = set()  # files of which it is yet to be said how often they were written anew
 
     def has_file(self, number: int) -> bool:
         """Whether a file with this number was ever written, and not dropped."""
@@ -57,7 +58,10 @@ class Claims:
             raise Damaged(f"the journal has epoch {index} in file {number}, which it doesn't belong to")
         file = self._files.get(number)
         if file is None or not file.nepochs:
-            file = self._files[number] = _Filed(max(place.rewrite, self.rewrites.get(number, 0)))
+            rewrite = self.rewrites.get(number, 0)
+            file = self._files[number] = _Filed(max(place.rewrite, rewrite))
+            if file.rewrite > rewrite:
+                self._owed.add(number)
         if place.rewrite != file.rewrite or place.base <= file.base:
             raise Damaged(f"the journal has epoch {index} in file {number} where it can't be: {place}")
         file.nepochs, file.last, file.base = file.nepochs + 1, index, place.base
@@ -111,7 +115,11 @@ class Claims:
                 raise Damaged(f"the journal drops a part of file {number}")
 
     def check_whole(self, nepochs: int) -> None:
-        """All epochs belong to a file. That can be said only when the records that came together were taken in."""
+        """All is said of each file and of each epoch: to be asked when all records that came together were taken in."""
+        for number in self._owed:
+            if number in self._files and self._files[number].rewrite != self.rewrites.get(number, 0):
+                raise Damaged(f"the journal doesn't say that file {number} was written anew, and has epochs in it then")
+        self._owed.clear()
         starts = [series.start for series in self.series]
         if (starts and (starts[0] or starts[-1] > nepochs)) or (nepochs and not starts):
             raise Damaged(f"the journal doesn't say which files {nepochs} epochs belong to: {self.series}")
