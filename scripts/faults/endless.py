@@ -12,10 +12,9 @@ import test_readers_elsewhere
 from posterity import store
 
 Case = tuple[str, Callable[[], object]]
-NKILLS = 5
 
 
-def power_cuts(folder: Path, seconds: float) -> Iterator[Case]:  # noqa: ARG001  # its disk is in memory
+def power_cuts(folder: Path, seconds: float, nkills: int) -> Iterator[Case]:  # noqa: ARG001  # its disk is in memory
     """States that a power cut may leave in random workloads."""
     store._is_long = lambda catalog: catalog.nrecords > 6 + 2 * len(catalog.places)  # noqa: SLF001
     end = time.monotonic() + seconds
@@ -28,7 +27,7 @@ def power_cuts(folder: Path, seconds: float) -> Iterator[Case]:  # noqa: ARG001 
             yield f"seed {seed}, step {cut.at}", partial(checker.check, cut)
 
 
-def killed_samplers(folder: Path, seconds: float) -> Iterator[Case]:
+def killed_samplers(folder: Path, seconds: float, nkills: int) -> Iterator[Case]:
     """A real sampler is killed at random moments, some times in one run."""
     end = time.monotonic() + seconds
     nth = 0
@@ -37,17 +36,17 @@ def killed_samplers(folder: Path, seconds: float) -> Iterator[Case]:
         outdir = folder / f"{nth}"
         outdir.mkdir()
         grouping = random.choice([(1, 0), (4, 2), (50, 0)])
-        check = test_killed_sampler.test_a_sampler_that_is_killed_again_and_again
-        yield f"run {nth}, {grouping}", partial(check, outdir, *grouping)
+        check = test_killed_sampler.kill_again_and_again
+        yield f"run {nth}, {grouping}", partial(check, outdir, *grouping, nkills)
 
 
-def readers_elsewhere(folder: Path, seconds: float) -> Iterator[Case]:
+def readers_elsewhere(folder: Path, seconds: float, nkills: int) -> Iterator[Case]:
     """Readers in other processes, of all faces, while the writer is killed, burns, resets and replaces its run."""
     end = time.monotonic() + seconds
 
     def look(outdir: Path, kind: str, seed: int) -> None:
         with test_readers_elsewhere.processes() as start:
-            test_readers_elsewhere.storm(outdir, start, kind, seed, NKILLS)
+            test_readers_elsewhere.storm(outdir, start, kind, seed, nkills)
 
     while time.monotonic() < end:
         seed = random.randrange(1 << 32)

@@ -313,9 +313,9 @@ class Soak:
 
 def soak(folder: Path, seconds: float) -> Iterator[Case]:
     """Kills and full disks at random, then a look at everything."""
-    end = time.monotonic() + seconds
     with ExitStack() as stack:
         scene = Soak(folder, stack.enter_context(test_readers_elsewhere.processes()), stack)
+        end = time.monotonic() + seconds
         while time.monotonic() < end:
             yield random.choice([("the victim is killed", scene.kill), ("the disk is full", scene.fill)])
         for gauge in scene.gauges:
