@@ -94,6 +94,7 @@ class MemoryDisk(Disk):
         self.fail_in = None
         self.fail_code = 0
         self.distrusted = set()
+        self.npushed = 0  # bytes, of which early write-back was asked for
         self._exists = files is not None
         for name, data in (files or {}).items():
             self._files[self._number()] = bytearray(data)
@@ -218,6 +219,11 @@ class MemoryDisk(Disk):
         if new:
             self._note(Write(self._fds[fd], offset, new))
             put(self._file(fd), offset, new)
+
+    def push(self, fd, offset, nbytes):
+        """It promises nothing, so it is no step: what is pending may have reached the disk with it or without it."""
+        assert offset + nbytes <= len(self._file(fd))
+        self.npushed += nbytes
 
     def read_at(self, fd, offset, into):
         if fd not in self._fds:

@@ -16,13 +16,16 @@ import pytest
 import xxhash
 from hypothesis import given, seed, settings
 
-from posterity import store
-from powercut import Killed, MemoryDisk, Sync, power_cuts
+from posterity import epochfile, store
+from posterity.epochreader import Reader
+from powercut import Killed, MemoryDisk, Size, Sync, Write, power_cuts
 from smallchunks import small_chunks
 from synchronous import SynchronousRun, run_of
 
 NSTATES = 20_000  # at least; a state that another one equals isn't counted
 LARGE = 1100  # samples: their array begins at a page of its own
+SLAB = 24_000  # bytes; larger epochs are written slab by slab, and pushed to the disk
+IN_SLABS = 4000  # samples: their array is written in three slabs
 
 COMPRESSIONS = [None, None, "gzip"]
 
@@ -35,7 +38,7 @@ OPTIONS = st.fixed_dictionaries(
 )
 DEEDS = st.one_of(
     st.tuples(st.just("ingest"), st.integers(1, 5)),
-    st.tuples(st.just("ingest"), st.sampled_from([3, 3, LARGE])),
+    st.tuples(st.just("ingest"), st.sampled_from([3, LARGE, IN_SLABS])),
     st.tuples(st.just("step")),
     st.tuples(st.just("settle")),
     st.tuples(st.just("burn"), st.integers(1, 9)),
@@ -150,7 +153,7 @@ def random_options(rng):
 def random_workload(rng):
     """Options and deeds, where hypothesis isn't there to make them."""
     makes = {
-        "ingest": lambda: (rng.choice([1, 2, 3, 3, 4, 5, LARGE]),),
+        "ingest": lambda: (rng.choice([1, 2, 3, 3, 4, 5, LARGE, IN_SLABS]),),
         "step": tuple,
         "settle": tuple,
         "burn": lambda: (rng.randint(1, 9),),
@@ -286,6 +289,7 @@ def compacting(monkeypatch):
     """The journal is written anew after a few records; and what recovery says isn't of interest here."""
     logging.getLogger("posterity").setLevel(logging.CRITICAL)
     monkeypatch.setattr(store, "_is_long", lambda catalog: catalog.nrecords > 6 + 2 * len(catalog.places))
+    monkeypatch.setattr(epochfile, "_WORTH_PUSHING", SLAB)
     with small_chunks(target=4000, worth_writing=2000):
         yield
     logging.getLogger("posterity").setLevel(logging.NOTSET)
@@ -352,30 +356,35 @@ def done_twice(options, deeds):
         yield done({**options, "compression": compression}, deeds)
 
 
+FLUSH, PUBLISH = ("flush", False), ("flush", True)
+EPOCHS = [("ingest", 3), ("ingest", 2), ("ingest", LARGE)]
+SINGLE = {
+    "in slabs": ({"epochs_per_file": 2}, [EPOCHS[0], FLUSH, ("ingest", IN_SLABS), FLUSH]),
+    "published": ({"epochs_per_file": 3}, [EPOCHS[0], PUBLISH]),
+    "filled up": ({"epochs_per_file": 3}, [EPOCHS[0], PUBLISH, EPOCHS[1], FLUSH]),
+    "reset": ({"epochs_per_file": 1}, [*EPOCHS[:2], FLUSH, ("reset",), ("settle",), *EPOCHS[:2], FLUSH]),
+    "compacted": (
+        {"epochs_per_file": 9},
+        [("ingest", 9), FLUSH, *[("burn", 1), ("settle",)] * 6, ("ingest", 1), FLUSH],
+    ),
+}
+
+
 def workloads(name):
     """Short workloads that meet a kind of step."""
-    flush, publish = ("flush", False), ("flush", True)
-    epochs = [("ingest", 3), ("ingest", 2), ("ingest", LARGE)]
     match name:
         case "filled":
-            yield from done_twice({"epochs_per_file": 1}, [*epochs, flush])
-        case "published":
-            yield done({"epochs_per_file": 3}, [epochs[0], publish])
-        case "filled up":
-            yield done({"epochs_per_file": 3}, [epochs[0], publish, epochs[1], flush])
+            yield from done_twice({"epochs_per_file": 1}, [*EPOCHS, FLUSH])
         case "burned":
-            yield from done_twice({"epochs_per_file": 2}, [*epochs, flush, ("burn", 4), flush])
-        case "reset":
-            yield done({"epochs_per_file": 1}, [*epochs[:2], flush, ("reset",), ("settle",), *epochs[:2], flush])
-        case "compacted":
-            deeds = [*[("burn", 1), ("settle",)] * 6, ("ingest", 1), flush]
-            yield done({"epochs_per_file": 9}, [("ingest", 9), flush, *deeds])
+            yield from done_twice({"epochs_per_file": 2}, [*EPOCHS, FLUSH, ("burn", 4), FLUSH])
         case "killed":
             for ncalls in range(3, 30):
                 again = {"epochs_per_file": 2, "inmem_epochs": 0}
-                yield done({"epochs_per_file": 2}, [*epochs[:2], ("killed", ncalls, again), flush, *epochs[:1]])
+                yield done({"epochs_per_file": 2}, [*EPOCHS[:2], ("killed", ncalls, again), FLUSH, *EPOCHS[:1]])
             for ncalls in range(2):
-                yield done({"epochs_per_file": 2}, [epochs[0], flush, ("burn", 2), ("killed", ncalls, again), flush])
+                yield done({"epochs_per_file": 2}, [EPOCHS[0], FLUSH, ("burn", 2), ("killed", ncalls, again), FLUSH])
+        case _:
+            yield done(*SINGLE[name])
 
 
 def survive(steps):
@@ -410,11 +419,12 @@ SYNCS = {
 }
 
 
+SLABS_SYNC = "Sync < EpochFile.sync < Files._write_file"  # early write-back doesn't make it needless
 SAME_LINE = {"Names < Chores.do < Store._clear_up"}  # needless there, once in a run's life
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("name", sorted({*SYNCS.values(), "reset"}))
+@pytest.mark.parametrize("name", sorted({*SYNCS.values(), "reset", "in slabs"}))
 def test_every_sync_is_in_the_table(name):
     """The workloads survive as they are, and the syncs in them are those that the next test takes away."""
     for workload in workloads(name):
@@ -423,11 +433,11 @@ def test_every_sync_is_in_the_table(name):
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("site", SYNCS)
-def test_no_sync_is_needless(site):
+@pytest.mark.parametrize(("site", "name"), [*SYNCS.items(), (SLABS_SYNC, "in slabs")])
+def test_no_sync_is_needless(site, name):
     """Without any one of the syncs, some power cut loses what was told to be durable."""
     with pytest.raises(Exception):  # noqa: B017, PT011  # whatever it is that no longer holds
-        survive(lambda log: [step for step in log if step.site != site])(SYNCS[site])
+        survive(lambda log: [step for step in log if step.site != site])(name)
 
 
 JOURNALED = "Write < Journal.append < Store._commit"
@@ -436,6 +446,7 @@ SWAPS = [
     ("filled", "Name < Journal.create < Store._begin", "Names < Journal.create < Store._begin"),
     ("filled", "Names < Files.write < Store._do", JOURNALED),
     ("filled up", "Sync < EpochFile.sync < Files._write_file", JOURNALED),
+    ("in slabs", SLABS_SYNC, JOURNALED),
     ("published", "Sync < EpochFile.sync < Files.publish", JOURNALED),
     ("filled up", "Names < Files.copy < Files.copy_whole", JOURNALED),
     ("burned", "Names < Files.copy < Store._do", JOURNALED),
@@ -462,3 +473,27 @@ def test_the_order_of_steps_matters(name, first, second):
     """With any two steps that depend on each other in the other order, some power cut loses what was durable."""
     with pytest.raises(Exception):  # noqa: B017, PT011  # whatever it is that no longer holds
         survive(lambda log: swapped(log, first, second))(name)
+
+
+# ---- slab by slab ----------------------------------------------------------------------------------------------------
+
+
+def test_a_large_epoch_is_written_slab_by_slab():
+    """The enumeration has the steps of it: each slab is a write of its own, and pushed; the head comes last."""
+    (workload,) = workloads("in slabs")
+    steps = [step for step in workload.disk.log if "_append_large" in step.site]
+    assert [type(step.what) for step in steps] == [Size, *[Write] * 6]
+    *slabs, head = [step.what for step in steps[1:]]
+    assert "_write_head" in steps[-1].site
+    assert [len(slab.data) >= SLAB for slab in slabs] == [True, True, False, True, False]  # of two arrays
+    assert head.offset + len(head.data) <= slabs[0].offset
+    assert workload.disk.npushed == 3 * 8 * IN_SLABS
+
+
+def test_an_epoch_is_more_than_its_head(monkeypatch):
+    """A head that reached the disk before its slabs makes no epoch: who takes it for one takes in other numbers."""
+    look = survive(lambda log: [*log, log[-1]])  # any change of the log, for it to be looked at
+    look("in slabs")
+    monkeypatch.setattr(Reader, "is_whole", lambda *_: True)
+    with pytest.raises(Exception):  # noqa: B017, PT011  # whatever it is that no longer holds
+        look("in slabs")

@@ -9,7 +9,7 @@ from pathlib import Path
 import test_killed_sampler
 import test_powercut
 import test_readers_elsewhere
-from posterity import store
+from posterity import epochfile, store
 
 Case = tuple[str, Callable[[], object]]
 
@@ -17,6 +17,7 @@ Case = tuple[str, Callable[[], object]]
 def power_cuts(folder: Path, seconds: float, nkills: int) -> Iterator[Case]:  # noqa: ARG001  # its disk is in memory
     """States that a power cut may leave in random workloads."""
     store._is_long = lambda catalog: catalog.nrecords > 6 + 2 * len(catalog.places)  # noqa: SLF001
+    epochfile._WORTH_PUSHING = test_powercut.SLAB  # noqa: SLF001
     end = time.monotonic() + seconds
     seed = random.randrange(1 << 30)
     while time.monotonic() < end:
