@@ -293,11 +293,11 @@ def profile(bench: Bench) -> list[Figure]:
                 prepared = prepare(epoch, save_stats=True)
                 ledger.check_fits(prepared)
                 times.append(time.perf_counter())
-                ticket = ledger.ask_room(prepared.nbytes)
+                ticket = ledger.ask_room(prepared)
                 times.append(time.perf_counter())
                 held = service.own(prepared, copy=True)
                 times.append(time.perf_counter())
-                service.hand_over(ticket, prepared, held, copy=True)
+                ledger.hand_over(ticket, prepared, held)
                 times.append(time.perf_counter())
                 ledger.give_up(ticket)
                 del held, prepared

@@ -24,6 +24,7 @@ from .catalog import Catalog
 from .disk import is_full
 from .epoch import Held, Prepared
 from .errors import BurnLowered, Closed, EpochMismatch, Forked, MailboxFull, PosterityError, WriteFailed
+from .kinds import Kind
 from .options import Options
 from .pins import Pin, Pins
 from .policy import Action, Demand, done, is_met, memory_floor, pending, plan, write_target
@@ -82,6 +83,7 @@ class Ledger:
         self._registry = start_series(raise_burn(registry, options.burn, asked=True), options.epochs_per_file)
         self._shelf = Shelf(catalog)
         self._nchain, self._shapes = shapes
+        self._kind: Kind | None = None  # of the last epoch: one of the same kind fits
         self._demand = Demand()
         self._room = Room(options)
         self._pins = Pins()
@@ -199,12 +201,15 @@ class Ledger:
         Raises:
             EpochMismatch: another number of chains, or another dim or dtype for a name that was there before.
         """
-        if self._nchain and epoch.nchain != self._nchain:
+        kind = epoch.kind
+        if kind is self._kind:
+            return
+        if self._nchain and kind.nchain != self._nchain:
             raise EpochMismatch(
-                f"the epoch has {epoch.nchain} chains and the run has {self._nchain}; "
+                f"the epoch has {kind.nchain} chains and the run has {self._nchain}; "
                 f"reset() the run, or use another outdir"
             )
-        for name, shape in epoch.shapes.items():
+        for name, shape in kind.shapes.items():
             known = self._shapes.get(name, shape)
             if shape != known:
                 raise EpochMismatch(
@@ -218,7 +223,7 @@ class Ledger:
         Raises:
             Closed: no epochs are taken any more.
         """
-        size = epoch.nbytes, epoch.device_nbytes
+        size = epoch.kind.nbytes, epoch.device_nbytes
         ticket = Ticket(*size) if is_alive is None else Ticket(*size, is_alive)
         with self._lock:
             if not self._is_silent:
@@ -249,18 +254,31 @@ class Ledger:
         """
         with self._lock:
             self._refuse_if_closed()
-            self.check_fits(epoch)
-            index = self._registry.next_index
-            registry = admit(self._registry, held.nsamples, held.nbytes, held.device_nbytes)
-            self._shelf.held[index] = held
-            self._nchain = epoch.nchain
-            if epoch.shapes.keys() - self._shapes.keys():
-                self._shapes = {**self._shapes, **epoch.shapes}
-            self._registry = registry  # the one step: a Ctrl-C before it changes nothing, one after it loses nothing
+            found = self._admit(epoch, held)
             self._room.give_up(ticket)
             self.waited_s += waited_s
             self._bells.ring()
-            return registry.generation, index
+            return found
+
+    def try_hand_over(self, epoch: Prepared, held: Held) -> tuple[int, int] | None:
+        """As `hand_over`, without having asked for room; None if there is none, or somebody waits for it."""
+        with self._lock:
+            if not (self._state.takes_epochs and self._room.has_for(epoch.kind.nbytes, self.pending)):
+                return None
+            found = self._admit(epoch, held)
+            self._bells.ring()
+            return found
+
+    def _admit(self, epoch: Prepared, held: Held) -> tuple[int, int]:
+        self.check_fits(epoch)
+        kind, index = epoch.kind, self._registry.next_index
+        registry = admit(self._registry, kind.nsamples, kind.nbytes, held.device_nbytes)
+        self._shelf.held[index] = held
+        if kind is not self._kind:
+            self._nchain, self._kind = kind.nchain, kind
+            self._shapes = {**self._shapes, **kind.shapes}
+        self._registry = registry  # the one step: a Ctrl-C before it changes nothing, one after it loses nothing
+        return registry.generation, index
 
     def _grant(self) -> bool:
         return self._state.takes_epochs and self._room.grant(self.pending, self.on_device)
@@ -319,7 +337,7 @@ class Ledger:
             self._refuse_if_closed()
             self._registry = reset(self._registry, self.options.epochs_per_file)
             self._shelf = Shelf(None)
-            self._nchain, self._shapes = 0, {}
+            self._nchain, self._shapes, self._kind = 0, {}, None
             self._demand = Demand()
             self._nfetched, self._never_comes = 0, None
             self._is_tidy = not self._is_on_disk

@@ -24,12 +24,12 @@ from .catalog import Catalog
 from .disk import Disk
 from .epoch import Held, Prepared, prepare, sample_shapes
 from .errors import Closed, Forked, NotWritten
+from .kinds import Kinds
 from .layout import layout_of
 from .ledger import Ledger, Shapes
 from .options import Options
 from .pins import Pin
 from .receipts import Receipt
-from .room import Ticket
 from .singlefile import read_epoch
 from .snapshot import Snapshot
 from .states import State
@@ -57,6 +57,7 @@ class Service:
         goes_on = self.store.catalog if options.mode != "w" else None
         self.ledger = Ledger(options, registry, goes_on, _shapes_of(goes_on))
         self._buffers = Buffers(options.max_pending_bytes)
+        self._kinds = Kinds()
         self._meter = Meter()
         self._faces: set[int] = set()
         self._writer = Writer(self.ledger, self.store, str(self.disk.folder))
@@ -113,7 +114,7 @@ class Service:
         self.check_process()
         if isinstance(epoch, (str, os.PathLike)):
             epoch = read_epoch(epoch, eind)
-        prepared = prepare(epoch, save_stats=self.options.save_stats)
+        prepared = prepare(epoch, save_stats=self.options.save_stats, kinds=self._kinds)
         self.ledger.check_fits(prepared)
         return prepared
 
@@ -121,20 +122,29 @@ class Service:
         """Take an epoch over, room having been granted: what takes time in a hand-over is the copy made here."""
         return epoch.own(self._buffers, copy=copy)
 
-    def hand_over(self, ticket: Ticket, epoch: Prepared, held: Held, *, copy: bool, waited_s: float = 0.0) -> Receipt:
-        """Make an epoch that was taken over part of the run. Never waits."""
-        generation, index = self.ledger.hand_over(ticket, epoch, held, waited_s)
-        kept = None if copy else weakref.ref(held, lambda _: self._writer.later(self.ledger.announce))
-        return Receipt(self.ledger, generation, index, kept)
+    def try_hand_over(self, epoch: Prepared, *, copy: bool) -> tuple[int, int] | None:
+        """Hand a small epoch over in one go; None if it isn't small, or there is no room: it is to be asked for."""
+        if not (copy and epoch.is_small):
+            return None
+        return self.ledger.try_hand_over(epoch, self.own(epoch, copy=True))
+
+    def receipt(self, handed_over: tuple[int, int], held: Held | None = None) -> Receipt:
+        """For an epoch that was handed over. `held`: it was given away, and its owner wants to know when it is free."""
+        kept = None if held is None else weakref.ref(held, lambda _: self._writer.later(self.ledger.announce))
+        return Receipt(self.ledger, *handed_over, kept)
 
     def ingest_nowait(self, epoch: object, *, copy: bool) -> Receipt:
         """Hand an epoch over, or raise `MailboxFull`."""
         prepared = self.prepare(epoch)
+        found = self.try_hand_over(prepared, copy=copy)
+        if found is not None:
+            return self.receipt(found)
         ticket = self.ledger.ask_room(prepared)
         try:
             if not self.ledger.has_room(ticket):
                 raise self.ledger.full_error()
-            return self.hand_over(ticket, prepared, self.own(prepared, copy=copy), copy=copy)
+            held = self.own(prepared, copy=copy)
+            return self.receipt(self.ledger.hand_over(ticket, prepared, held), None if copy else held)
         finally:
             self.ledger.give_up(ticket)
 
