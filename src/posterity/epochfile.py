@@ -98,7 +98,7 @@ class EpochFile:
         if not layout.grids and sums is None and layout.size >= _WORTH_PUSHING:
             return self._append_large(base, stamp, layout, arrays)
         if sums is None:
-            sums = tuple(data_sum(as_bytes(array)) for array in arrays)
+            sums = tuple(data_sum(array) for array in arrays)
         if layout.grids:
             return self._append_packed(base, stamp, layout, arrays, sums)
         self._waiting += [bytes(base - self.end), layout.encode_head(base, stamp, arrays, sums)]
@@ -121,7 +121,7 @@ class EpochFile:
         """
         self.flush()
         self.disk.reserve(self._fd, self.end, base + layout.size - self.end)
-        sums = [0 if i in layout.large else data_sum(as_bytes(array)) for i, array in enumerate(arrays)]
+        sums = [0 if i in layout.large else data_sum(array) for i, array in enumerate(arrays)]
         at = base + layout.small_size
         for i in layout.large:
             start, data, digest = base + layout.offsets[i], as_bytes(arrays[i]), xxhash.xxh3_64()

@@ -308,7 +308,7 @@ class Reader:
             self._check_sum(region, i, array)
 
     def _check_sum(self, region: Region, i: int, array: Array) -> None:
-        if data_sum(as_bytes(array)) != region.sums[i]:
+        if data_sum(array) != region.sums[i]:
             raise self._damaged(region, i, f"its {SUM_NAME} is another one")
 
     def read_samples(

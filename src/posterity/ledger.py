@@ -534,8 +534,9 @@ class Ledger:
         """Forget the epochs that needn't stay in memory: those on disk, unless a snapshot shows more than is there."""
         floor = memory_floor(self._registry, self.options.inmem_epochs)
         held = self._shelf.held
+        is_read = bool(self._pins)
         for index in list(takewhile(floor.__gt__, held)):
-            if not self._pins.show_cut(self._registry, index):
+            if not (is_read and self._pins.show_cut(self._registry, index)):
                 del held[index]
 
     def _note_fault(self, error: OSError | None) -> None:
