@@ -134,7 +134,7 @@ class AsyncBackend(AsyncReads[EpochT]):
         else:
             threads = self._readers if isinstance(epoch, (str, os.PathLike)) else self._copiers
             prepared = await threads.run(prepare)
-        if service.try_hand_over(prepared, copy=copy) is not None:
+        if is_quick and service.try_hand_over(prepared, copy=copy) is not None:
             return
         ticket = ledger.ask_room(prepared, Loop().is_open)
         try:
