@@ -144,10 +144,13 @@ class Prepared(NamedTuple):
         """The bytes that will stay on a device for now."""
         return 0 if self.kind.is_in_memory else sum(leaf.nbytes for leaf in self.leaves if lies_on_device(leaf))
 
-    @property
-    def is_small(self) -> bool:
-        """Whether to copy it takes no longer than to ask for room first."""
-        return self.kind.is_in_memory and self.kind.nbytes <= _SMALL
+    def is_quick(self, *, copy: bool) -> bool:
+        """Whether to take it over takes no longer than to ask for room first: it is small, or needs no copy."""
+        if not self.kind.is_in_memory:
+            return False
+        return self.kind.nbytes <= _SMALL or not any(
+            _must_copy(leaf, copy=copy) for leaf in cast("Sequence[Array]", self.leaves)
+        )
 
     def own(self, buffers: Buffers, *, copy: bool) -> Held:
         """Take the epoch over: NumPy arrays are copied, arrays of a device in a way that lets them be donated.
@@ -155,11 +158,13 @@ class Prepared(NamedTuple):
         `copy=False`: the arrays are given away. They are kept by reference where they lie as they will on disk.
         """
         kind = self.kind
-        if copy and self.is_small:
+        if copy and kind.is_in_memory and kind.nbytes <= _SMALL:
             return Held(kind, [leaf.copy() for leaf in cast("Sequence[Array]", self.leaves)])
         layout = kind.layout
         leaves = [leaf if isinstance(leaf, np.ndarray) else take_over(leaf, buffers, copy=copy) for leaf in self.leaves]
         to_copy = [i for i, leaf in enumerate(leaves) if isinstance(leaf, np.ndarray) and _must_copy(leaf, copy=copy)]
+        if not to_copy:
+            return Held(kind, leaves)
         offsets, end = [], 0
         for i in to_copy:
             offsets.append(end)

@@ -112,7 +112,7 @@ class Service:
     def prepare(self, epoch: object, eind: int = -1) -> Prepared:
         """Check an epoch: an object with `to_backend`, a dict, or a file and the epoch's index in it."""
         self.check_process()
-        if isinstance(epoch, (str, os.PathLike)):
+        if not isinstance(epoch, dict) and isinstance(epoch, (str, os.PathLike)):
             epoch = read_epoch(epoch, eind)
         prepared = prepare(epoch, save_stats=self.options.save_stats, kinds=self._kinds)
         self.ledger.check_fits(prepared)
@@ -122,15 +122,17 @@ class Service:
         """Take an epoch over, room having been granted: what takes time in a hand-over is the copy made here."""
         return epoch.own(self._buffers, copy=copy)
 
-    def try_hand_over(self, epoch: Prepared, *, copy: bool) -> tuple[int, int] | None:
-        """Hand a small epoch over in one go; None if it isn't small, or there is no room: it is to be asked for."""
-        if not (copy and epoch.is_small):
+    def try_hand_over(self, epoch: Prepared, *, copy: bool) -> tuple[tuple[int, int], Held] | None:
+        """Hand an epoch over in one go, if that is quick and there is room; None: it is to be asked for first."""
+        if not epoch.is_quick(copy=copy):
             return None
-        return self.ledger.try_hand_over(epoch, self.own(epoch, copy=True))
+        held = self.own(epoch, copy=copy)
+        found = self.ledger.try_hand_over(epoch, held)
+        return None if found is None else (found, held)
 
-    def receipt(self, handed_over: tuple[int, int], held: Held | None = None) -> Receipt:
-        """For an epoch that was handed over. `held`: it was given away, and its owner wants to know when it is free."""
-        kept = None if held is None else weakref.ref(held, lambda _: self._writer.later(self.ledger.announce))
+    def _receipt(self, handed_over: tuple[int, int], held: Held, *, copy: bool) -> Receipt:
+        """For an epoch that was handed over. One that was given away: its owner wants to know when it is free."""
+        kept = None if copy else weakref.ref(held, lambda _: self._writer.later(self.ledger.announce))
         return Receipt(self.ledger, *handed_over, kept)
 
     def ingest_nowait(self, epoch: object, *, copy: bool) -> Receipt:
@@ -138,13 +140,13 @@ class Service:
         prepared = self.prepare(epoch)
         found = self.try_hand_over(prepared, copy=copy)
         if found is not None:
-            return self.receipt(found)
+            return self._receipt(*found, copy=copy)
         ticket = self.ledger.ask_room(prepared)
         try:
             if not self.ledger.has_room(ticket):
                 raise self.ledger.full_error()
             held = self.own(prepared, copy=copy)
-            return self.receipt(self.ledger.hand_over(ticket, prepared, held), None if copy else held)
+            return self._receipt(self.ledger.hand_over(ticket, prepared, held), held, copy=copy)
         finally:
             self.ledger.give_up(ticket)
 
