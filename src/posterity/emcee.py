@@ -300,13 +300,11 @@ class EmceeBackend(emcee.backends.Backend):  # type: ignore[misc]  # emcee has n
         """
         look = self._look()
         with look.snapshot:
-            last = range(look.nsteps - 1, look.nsteps)
-            names = [name for name in _SAMPLES.values() if name != "blobs" or look.ensemble.blobs is not None]
-            step = {name: look.read(name, last) for name in names}
+            step = look.last()
         return emcee.State(
-            step["p"][0],
-            log_prob=step["lp"][0],
-            blobs=step["blobs"][0] if "blobs" in step else None,
+            step["p"],
+            log_prob=step["lp"],
+            blobs=step.get("blobs"),
             random_state=None if look.state is None else look.state.random_state,
         )
 

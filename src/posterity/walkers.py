@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol, cast
 import numpy as np
 
 from .backend import DefaultBackend
-from .ensemble import Blobs, Ensemble, WalkersState, read_newest, read_steps
+from .ensemble import Blobs, Ensemble, WalkersState, read_last, read_newest, read_steps
 from .epoch import EpochDict
 from .options import parse_options
 from .run import Run, open_run
@@ -45,6 +45,12 @@ class Look(NamedTuple):
             return stored
         gathered = self.tail[name][at[n] - nstored :: at.step][: len(at) - n]
         return np.concatenate([stored, gathered]) if n else gathered
+
+    def last(self) -> dict[str, Array]:
+        """The last step, also if it is burned: name -> (nwalkers, ...)."""
+        if self.tail and len(self.tail["p"]):
+            return {name: self.tail[name][-1] for name in self.tail}
+        return read_last(self.snapshot, self.ensemble)
 
 
 class Source(Protocol):
