@@ -527,7 +527,9 @@ def test_names_are_folders(tmp_path):
         sampled(second, nsteps=4)
         first.reset(NWALKERS, NDIM)
         assert second.iteration == 4
-        assert first.filename == str(tmp_path / "first")
+        assert first.folder == tmp_path / "first"
+        second.flush()
+        assert EmceeBackend(second.filename, second.name, read_only=True).iteration == 4
         assert second.name == "second"
     assert EmceeBackend(tmp_path / "second", read_only=True).iteration == 4
     for bad in ("", ".hidden", "a/b", ".."):

@@ -56,6 +56,8 @@ class EmceeBackend(emcee.backends.Backend):  # type: ignore[misc]  # emcee has n
         epochs_per_file: how many epochs go to one file.
         options: all others of `DefaultBackend`.
 
+    `filename`, `name`: as they were given. `folder`: the run folder.
+
     Raises:
         EpochMismatch: the folder holds a run that isn't one of emcee's (a `ValueError`).
         NotADirectoryError: it is a file; `import_emcee` makes a run of what `HDFBackend` wrote.
@@ -76,8 +78,9 @@ class EmceeBackend(emcee.backends.Backend):  # type: ignore[misc]  # emcee has n
         epochs_per_file: int = EPOCHS_PER_FILE,
         **options: object,
     ) -> None:
+        self.filename = os.fsdecode(outdir)
         self.name = name
-        self.outdir = _run_folder(outdir, name)
+        self.folder = _run_folder(self.filename, name)
         self.read_only = read_only
         self.compression = compression
         self.compression_opts = compression_opts
@@ -86,13 +89,13 @@ class EmceeBackend(emcee.backends.Backend):  # type: ignore[misc]  # emcee has n
         if read_only:
             if options:
                 raise TypeError(f"{', '.join(options)}: a backend that only reads has no options for writing")
-            self._source: Source = StoredRun(self.outdir)
+            self._source: Source = StoredRun(self.folder)
             return
         if compression_opts is not None:
             options["compression_level"] = compression_opts
         options |= {"compression": compression, "epochs_per_file": epochs_per_file}
         self._source = self._written = WrittenRun(
-            self.outdir, options, max_age_s=max_step_age_s, max_bytes=max_epoch_bytes
+            self.folder, options, max_age_s=max_step_age_s, max_bytes=max_epoch_bytes
         )
 
     def __enter__(self) -> Self:
@@ -106,18 +109,13 @@ class EmceeBackend(emcee.backends.Backend):  # type: ignore[misc]  # emcee has n
 
     def __repr__(self) -> str:
         state = self._written.service.status() if self._written is not None else "only read"
-        return f"<{type(self).__name__} of {self.outdir}: {state}>"
+        return f"<{type(self).__name__} of {self.folder}: {state}>"
 
     def __reduce__(self) -> tuple[object, ...]:
         """A copy, in another process for example, only reads: a run has one writer."""
-        return type(self), (self.outdir, None, True)
+        return type(self), (self.filename, self.name, True)
 
     # ---- what the run is -----------------------------------------------------------------------------------------
-
-    @property
-    def filename(self) -> str:
-        """The run folder, as text."""
-        return str(self.outdir)
 
     @property
     def initialized(self) -> bool:
@@ -240,7 +238,7 @@ class EmceeBackend(emcee.backends.Backend):  # type: ignore[misc]  # emcee has n
         if written is not None:
             written.face.close(timeout_s)
             self._written = None
-            self._source = StoredRun(self.outdir)
+            self._source = StoredRun(self.folder)
         elif isinstance(self._source, StoredRun):
             self._source.close()
 
@@ -251,15 +249,15 @@ class EmceeBackend(emcee.backends.Backend):  # type: ignore[misc]  # emcee has n
             io.UnsupportedOperation: always (an `OSError`).
         """
         raise io.UnsupportedOperation(
-            f"{self.outdir} is a run folder and no HDF5 file to open with mode {mode!r}; use posterity.open_run"
+            f"{self.folder} is a run folder and no HDF5 file to open with mode {mode!r}; use posterity.open_run"
         )
 
     def _writable(self) -> "WrittenRun":
         if self._written is not None:
             return self._written
         if self.read_only:
-            raise RuntimeError(f"the backend of {self.outdir} only reads; open it with read_only=False to write")
-        raise Closed(f"the backend of {self.outdir} was closed; open it again to go on")
+            raise RuntimeError(f"the backend of {self.folder} only reads; open it with read_only=False to write")
+        raise Closed(f"the backend of {self.folder} was closed; open it again to go on")
 
     # ---- reading -------------------------------------------------------------------------------------------------
 
@@ -315,11 +313,11 @@ class EmceeBackend(emcee.backends.Backend):  # type: ignore[misc]  # emcee has n
         return look
 
     def _no_steps(self) -> AttributeError:
-        return AttributeError(f"{self.outdir} holds no steps yet: run the sampler with store=True first")
+        return AttributeError(f"{self.folder} holds no steps yet: run the sampler with store=True first")
 
 
-def _run_folder(outdir: str | os.PathLike[str], name: str | None) -> Path:
-    folder = Path(os.fsdecode(outdir))
+def _run_folder(outdir: str, name: str | None) -> Path:
+    folder = Path(outdir)
     if name is not None:
         if not name or name.startswith(".") or "/" in name or "\0" in name:
             raise ValueError(f"name must be a plain, visible folder name, got {name!r}")
