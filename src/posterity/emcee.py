@@ -16,9 +16,10 @@ import numpy as np
 
 from .ensemble import Blobs, Ensemble
 from .errors import Closed, MissingExtra
+from .metadata import Metadata
 from .steps import MAX_AGE_S, MAX_BYTES
 from .tree import Array
-from .walkers import Look, Source, StoredRun, WrittenRun
+from .walkers import EPOCHS_PER_FILE, Look, Source, StoredRun, WrittenRun
 
 try:
     import emcee
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
     from .status import Status
 
-EPOCHS_PER_FILE = 1000
 _SAMPLES = {"chain": "p", "log_prob": "lp", "blobs": "blobs"}
 
 
@@ -170,6 +170,11 @@ class EmceeBackend(emcee.backends.Backend):  # type: ignore[misc]  # emcee has n
         if ensemble is None:
             raise self._no_steps()
         return ensemble
+
+    @property
+    def metadata(self) -> Metadata:
+        """What the numbers mean, and where they come from. It is given by the options `parameters` and `attributes`."""
+        return self._source.metadata
 
     # ---- writing -------------------------------------------------------------------------------------------------
 

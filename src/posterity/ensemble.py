@@ -158,7 +158,7 @@ def read_newest(snapshot: Snapshot[object], folder: Path) -> Newest | None:
     if not isinstance(mark, dict) or "lp" not in epoch.samples:
         raise EpochMismatch(f"{folder} holds a run that no EmceeBackend wrote; use another folder, or mode='w'")
     if not isinstance(epoch.state, dict):
-        raise EpochMismatch(f"{folder} holds an import that was cut off; import it again, with mode='w'")
+        raise EpochMismatch(f"{folder} holds an import that was cut off; remove it and import it again")
     p = epoch.samples["p"]
     blobs = None if mark["blobs"] is None else Blobs(mark["blobs"]["dtype"], tuple(mark["blobs"]["shape"]))
     return Newest(Ensemble(p.shape[0], p.shape[1], p.dtype, blobs), WalkersState(**epoch.state))

@@ -14,12 +14,15 @@ import numpy as np
 from .backend import DefaultBackend
 from .ensemble import Blobs, Ensemble, WalkersState, read_last, read_newest, read_steps
 from .epoch import EpochDict
+from .metadata import Metadata
 from .options import parse_options
 from .run import Run, open_run
 from .service import Service
 from .snapshot import Snapshot
 from .steps import Steps
 from .tree import Array
+
+EPOCHS_PER_FILE = 1000
 
 
 class Look(NamedTuple):
@@ -68,6 +71,10 @@ class Source(Protocol):
     def state(self) -> WalkersState | None:
         """What came with the last step."""
 
+    @property
+    def metadata(self) -> Metadata:
+        """What the numbers mean, and where they come from."""
+
     def look(self) -> Look | None:
         """All steps at this moment; None before `ensemble` is known."""
 
@@ -108,6 +115,11 @@ class WrittenRun:
     def state(self) -> WalkersState | None:
         """What came with the last step."""
         return self.steps.state
+
+    @property
+    def metadata(self) -> Metadata:
+        """What the numbers mean, and where they come from."""
+        return self.face.metadata
 
     def look(self) -> Look | None:
         """All steps at this moment."""
@@ -178,6 +190,15 @@ class StoredRun:
         """What came with the last step."""
         look = self._released()
         return None if look is None else look.state
+
+    @property
+    def metadata(self) -> Metadata:
+        """What the numbers mean, and where they come from; nothing if there is no run."""
+        snapshot = self._snapshot()
+        if snapshot is None:
+            return Metadata()
+        with snapshot:
+            return snapshot.metadata
 
     def _released(self) -> Look | None:
         look = self.look()
