@@ -331,8 +331,8 @@ class Reader:
     ) -> None:
         """Some samples of an array `(nchain, dim, nsamples)`: `array.reshape(-1, nsamples)[:, start::thin]`.
 
-        They are stored in `into`, at the rows that `rows` says, as many as it has columns. Only the rows asked for are read, piece by piece; with
-        `verify` all of the array is, and its checksum is made on the way.
+        They are stored in `into`, at the rows that `rows` says, as many as it has columns. Only the rows asked for are
+        read, piece by piece; with `verify` all of the array is, and its checksum is made on the way.
 
         Raises:
             Damaged: the file ends before it, or with `verify` its checksum is another one.

@@ -57,6 +57,10 @@ class SnapshotExpired(PosterityError, LookupError):
     """What the snapshot needs is gone: the run was reset or burned behind it."""
 
 
+class OnlyInMemory(PosterityError, LookupError):
+    """Another process was asked for epochs that only the run's writer has, in memory; `flush` has them written."""
+
+
 class WriteFailed(PosterityError, OSError):
     """An attempt to write failed; nothing was dropped and the attempts go on. `__cause__` is the disk's error."""
 

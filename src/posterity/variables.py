@@ -19,6 +19,7 @@ from .tree import Array
 
 Dtype: TypeAlias = np.dtype[np.generic]
 Plain: TypeAlias = str | int | float
+Chunks: TypeAlias = int | str | Mapping[str, object] | None
 POSTERIOR, SAMPLE_STATS = "posterior", "sample_stats"
 CHAIN, DRAW = "chain", "draw"
 # Names of samples that aren't parameters, as samplers give them, and the names that ArviZ has for the same numbers.
@@ -82,7 +83,9 @@ def arrange(
         ValueError: two variables would have the same name.
     """
     if missing := [name for name in stats or () if name not in samples]:
-        raise KeyError(f"there are no samples {', '.join(map(repr, missing))} for {SAMPLE_STATS}; there are {[*samples]}")
+        raise KeyError(
+            f"there are no samples {', '.join(map(repr, missing))} for {SAMPLE_STATS}; there are {[*samples]}"
+        )
     found: list[Variable] = []
     for name, kind in samples.items():
         is_stat = name in (STATS if stats is None else stats)
