@@ -11,6 +11,7 @@ from .errors import (
     Closed,
     Damaged,
     EpochMismatch,
+    ExportExists,
     ForeignFiles,
     Forked,
     MailboxFull,
@@ -27,6 +28,7 @@ from .errors import (
     UntrustedClass,
     WriteFailed,
 )
+from .export import export_netcdf, export_zarr
 from .metadata import Metadata, Parameter
 from .receipts import Promise, Receipt
 from .repairs import Repairs, repair
@@ -49,6 +51,7 @@ __all__ = [
     "DefaultBackend",
     "Epoch",
     "EpochMismatch",
+    "ExportExists",
     "Findings",
     "ForeignFiles",
     "Forked",
@@ -75,6 +78,8 @@ __all__ = [
     "UnknownOption",
     "UntrustedClass",
     "WriteFailed",
+    "export_netcdf",
+    "export_zarr",
     "open_run",
     "read_epoch",
     "repair",

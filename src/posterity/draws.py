@@ -21,6 +21,8 @@ import xxhash
 from .epoch import sample_shapes
 from .errors import Closed, OnlyInMemory, SnapshotExpired
 from .gathering import Gathering
+from .metadata import Metadata
+from .reads import Reads
 from .run import open_run
 from .selection import Piece, check_thin, count_samples, pieces_from
 from .snapshot import Snapshot
@@ -278,3 +280,11 @@ def _found_again(pin: Pin, run_id: bytes) -> AnySnapshot:
     if pin.nepochs and registry.entries[pin.nepochs - 1].stop != pin.nsamples:
         raise SnapshotExpired(f"the epochs of {pin.folder} aren't those that they were; make the dataset anew")
     return snapshot
+
+
+def draws_of(
+    source: Reads[Any] | AnySnapshot, burn: int, thin: int, pars: Sequence[str] | None
+) -> tuple[Draws, Metadata]:
+    """Draws of something that is read, with what is known of them; to be closed."""
+    snapshot = source._shared() if isinstance(source, Snapshot) else source.snapshot()
+    return Draws.of(snapshot, burn, thin, pars), snapshot.metadata

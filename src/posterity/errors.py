@@ -41,6 +41,10 @@ class RunExists(PosterityError, FileExistsError):
     """`mode="x"` was asked for and the folder holds a run."""
 
 
+class ExportExists(PosterityError, FileExistsError):
+    """There is something already where an export would go."""
+
+
 class ForeignFiles(PosterityError, FileExistsError):
     """Files match `outfile_fmt` and aren't the run's."""
 
