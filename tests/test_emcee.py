@@ -254,18 +254,6 @@ def test_a_sampler_goes_on_as_if_it_had_not_stopped(tmp_path, blobs):
         assert_same(backend, memory)
 
 
-def test_a_sampler_goes_on_in_another_process(tmp_path):
-    """The same, where nothing is left in memory."""
-    blobs = "fields with text"
-    memory = Backend()
-    sampled(memory, blobs, 20)
-    with EmceeBackend(tmp_path) as backend:
-        sampled(backend, blobs, 7)
-    run_script(tmp_path, f"with EmceeBackend(outdir) as backend: t.sampled(backend, {blobs!r}, 13, start=False)")
-    with EmceeBackend(tmp_path) as backend:
-        assert_same(backend, memory)
-
-
 def test_a_killed_sampler_goes_on(tmp_path):
     """SIGKILL in the middle: what is there is a prefix of what would have been, and it goes on to the same end."""
     memory = Backend()
@@ -294,16 +282,19 @@ def test_a_killed_sampler_goes_on(tmp_path):
 
 
 def test_a_script_that_does_not_close_loses_nothing(tmp_path):
-    """At its end what is gathered is written; an exception in the sampler changes nothing about that."""
+    """At its end what is gathered is written, also after an exception; another process goes on where it ended."""
     memory = Backend()
-    sampled(memory, nsteps=12)
+    sampled(memory, "fields with text")
     code = """
     backend = EmceeBackend(outdir)
-    t.sampled(backend, nsteps=12)
+    t.sampled(backend, "fields with text", nsteps=12)
     raise SystemExit(5)
     """
     run_script(tmp_path, code, expected=5)
-    assert_same(EmceeBackend(tmp_path, read_only=True), memory)
+    with EmceeBackend(tmp_path) as backend:
+        assert backend.iteration == 12
+        sampled(backend, "fields with text", 8, start=False)
+        assert_same(backend, memory)
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
@@ -450,6 +441,18 @@ def test_the_run_is_one_like_any_other(tmp_path):
         stats = run.get_stats()
         assert len(stats) > 1
         np.testing.assert_array_equal(sum(epoch["accepted"] for epoch in stats.values()), accepted)
+
+
+def test_a_run_becomes_a_tree_for_arviz(tmp_path):
+    """Parameters by their names, blobs beside them, and the log-probability among what samplers tell."""
+    with EmceeBackend(tmp_path, parameters=["m", "b"]) as backend:
+        chain = sampled(backend, "one number").get_chain()
+    with open_run(tmp_path) as run:
+        tree = run.to_datatree()
+    assert tree["posterior"]["m"].dims == ("chain", "draw")
+    np.testing.assert_array_equal(tree["posterior"]["m"], chain[:, :, 0].T)
+    assert dict(tree["posterior"]["blobs"].sizes) == {"chain": NWALKERS, "draw": 20}
+    np.testing.assert_array_equal(tree["sample_stats"]["lp"], backend.get_log_prob().T)
 
 
 def test_two_writers_are_refused(tmp_path):
