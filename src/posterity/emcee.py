@@ -54,7 +54,7 @@ class EmceeBackend(emcee.backends.Backend):  # type: ignore[misc]  # emcee has n
         max_step_age_s: how long after it was saved a step is on disk, if the disk can follow.
         max_epoch_bytes: steps of so many bytes are an epoch, whatever their age.
         epochs_per_file: how many epochs go to one file.
-        options: all others of `DefaultBackend`.
+        options: all others of `DefaultBackend`. With `inmem_epochs` the newest steps are in memory only.
 
     `filename`, `name`: as they were given. `folder`: the run folder.
 
