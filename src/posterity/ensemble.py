@@ -167,17 +167,15 @@ def read_newest(snapshot: Snapshot[object], folder: Path) -> Newest | None:
 def read_steps(snapshot: Snapshot[object], ensemble: Ensemble, name: str, at: range) -> Array:
     """Some steps of a run, as emcee has them: (nsteps, nwalkers, ...).
 
-    `name`: "p", "lp" or "blobs". `at`: their positions in the run, none of them burned; the last one is that of any
-    step that `thin` leaves of the whole run.
+    `name`: "p", "lp" or "blobs". `at`: their positions in the run, none of them burned: each `at.step`-th one from
+    `at.start` to the end of the snapshot.
     """
     if name != "blobs":
         shape = (ensemble.ndim,) if name == "p" else ()
         samples = _read_samples(snapshot, [name], at)
-        return (
-            np.empty((0, ensemble.nwalkers, *shape), ensemble.dtype)
-            if samples is None
-            else _as_steps(samples[name], shape)
-        )
+        if samples is None:
+            return np.empty((0, ensemble.nwalkers, *shape), ensemble.dtype)
+        return _as_steps(samples[name], shape)
     blobs = ensemble.blobs
     assert blobs is not None
     if not (blobs.is_plain or blobs.fields):

@@ -106,8 +106,9 @@ def import_emcee(
         NotStorable: its blobs can't be stored (a `TypeError`).
         RunExists: there is a run in `outdir` already.
         Damaged: the file can't be read, or contradicts itself.
-        WriteFailed, NotWritten: the disk is full, or broken. The unfinished run is there and can be removed; it isn't
-            taken for a whole one.
+        WriteFailed, NotWritten: the disk is full, or broken.
+
+    What fails half-way leaves an unfinished run, which can be removed; no `EmceeBackend` takes it for a whole one.
     """
     path = Path(os.fsdecode(source))
     if not path.is_file():

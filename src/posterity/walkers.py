@@ -89,7 +89,7 @@ class WrittenRun:
         try:
             with self.service.snapshot() as snapshot:
                 newest = read_newest(snapshot, outdir)
-            self.ensemble = None if newest is None else newest.ensemble
+            self.ensemble: Ensemble | None = None
             self.steps: Steps[WalkersState] = Steps(
                 self.service,
                 self._make_epoch,
@@ -97,7 +97,8 @@ class WrittenRun:
                 max_bytes=max_bytes,
                 max_age_s=max_age_s,
             )
-            self._declare()
+            if newest is not None:
+                self._expect(newest.ensemble)
         except BaseException:
             self.face.close()
             raise
@@ -134,8 +135,7 @@ class WrittenRun:
             if self.steps.total:
                 self.face.reset()
         finally:  # if the files can't be removed just now, the run is empty all the same
-            self.ensemble = ensemble
-            self._declare()
+            self._expect(ensemble)
 
     def expect_blobs(self, blobs: Blobs) -> None:
         """The steps to come have such blobs.
@@ -146,14 +146,13 @@ class WrittenRun:
         assert self.ensemble is not None
         known = self.ensemble.blobs
         if known is None:
-            self.ensemble = self.ensemble._replace(blobs=blobs)
-            self._declare()
+            self._expect(self.ensemble._replace(blobs=blobs))
         elif known.shape != blobs.shape:
             raise ValueError(f"the blobs have shape {blobs.shape}, and in the run they have {known.shape}")
 
-    def _declare(self) -> None:
-        if self.ensemble is not None:
-            self.steps.declare(self.ensemble.shapes)
+    def _expect(self, ensemble: Ensemble) -> None:
+        self.steps.declare(ensemble.shapes)  # first: it hands over what is gathered as it was
+        self.ensemble = ensemble
 
     def save(self, state: Any, accepted: Array) -> None:  # an emcee.State, and whose proposals were accepted
         """Add a step that fits."""
