@@ -14,9 +14,10 @@ import numpy as np
 from .buffers import Buffers
 from .device import OnDevice, lies_on_device, take_over
 from .errors import EpochMismatch, NotStorable, UntrustedClass
-from .jexplore import unfetched
+from .jexplore import described, unfetched
 from .kinds import Kind, Kinds
 from .layout import Layout, encode_items, layout_of
+from .metadata import Metadata
 from .tree import Array, Item, Leaf, flatten, restore
 
 EpochDict = dict[str, object]
@@ -151,6 +152,11 @@ class Prepared(NamedTuple):
         return self.kind.nbytes <= _SMALL or not any(
             _must_copy(leaf, copy=copy) for leaf in cast("Sequence[Array]", self.leaves)
         )
+
+    def described(self) -> Metadata | None:
+        """What the epoch says of the meaning of its numbers; None if it says nothing."""
+        paths = [item.path for item in self.kind.items if item.is_array]
+        return described(dict(zip(paths, self.leaves, strict=True)), self.kind.nchain)
 
     def own(self, buffers: Buffers, *, copy: bool) -> Held:
         """Take the epoch over: NumPy arrays are copied, arrays of a device in a way that lets them be donated.

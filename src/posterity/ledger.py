@@ -25,10 +25,11 @@ from .disk import is_full
 from .epoch import Held, Prepared
 from .errors import BurnLowered, Closed, EpochMismatch, Forked, MailboxFull, PosterityError, WriteFailed
 from .kinds import Kind
+from .metadata import Metadata, begun, completed
 from .options import Options
 from .pins import Pin, Pins
 from .policy import Action, Demand, done, is_met, memory_floor, pending, plan, write_target
-from .registry import Registry, admit, raise_burn, reset, start_series
+from .registry import Registry, admit, describe, raise_burn, reset, start_series
 from .room import Room, Ticket
 from .shelf import Shelf
 from .states import Event, State, after
@@ -71,6 +72,17 @@ class Fetch(NamedTuple):
     held: Held
 
 
+def check_described(metadata: Metadata, nchain: int, shapes: Shapes) -> None:
+    """Refuse metadata that are another run's.
+
+    Raises:
+        EpochMismatch: another number of chains, or of parameters; the message names both.
+    """
+    misfit = metadata.misfit(nchain, {name: dim for name, (dim, _) in shapes.items()})
+    if misfit:
+        raise EpochMismatch(f"{misfit}; open the backend with what fits, or leave it out")
+
+
 class Ledger:
     """All that threads share. Its methods may be called from any thread."""
 
@@ -84,6 +96,7 @@ class Ledger:
         self._shelf = Shelf(catalog)
         self._nchain, self._shapes = shapes
         self._kind: Kind | None = None  # of the last epoch: one of the same kind fits
+        self._is_told = False
         self._demand = Demand()
         self._room = Room(options)
         self._pins = Pins()
@@ -95,6 +108,7 @@ class Ledger:
         self._has_asides = False
         self._is_on_disk = catalog is not None
         self._is_silent = False
+        self._before_closing: list[Callable[[], None]] = []
         self._nfetched = 0
         self._never_comes: Exception | None = None
         self.waited_s = 0.0
@@ -199,11 +213,14 @@ class Ledger:
         """Refuse an epoch that doesn't fit the run.
 
         Raises:
-            EpochMismatch: another number of chains, or another dim or dtype for a name that was there before.
+            EpochMismatch: another number of chains, or another dim or dtype for a name that was there before, or, as
+                the first one, another one than `parameters` or `chains` say.
         """
         kind = epoch.kind
         if kind is self._kind:
             return
+        if not self._nchain:
+            check_described(self._registry.metadata, kind.nchain, kind.shapes)
         if self._nchain and kind.nchain != self._nchain:
             raise EpochMismatch(
                 f"the epoch has {kind.nchain} chains and the run has {self._nchain}; "
@@ -272,13 +289,23 @@ class Ledger:
     def _admit(self, epoch: Prepared, held: Held) -> tuple[int, int]:
         self.check_fits(epoch)
         kind, index = epoch.kind, self._registry.next_index
-        registry = admit(self._registry, kind.nsamples, kind.nbytes, held.device_nbytes)
+        known = self._registry if self._is_told else self._described(epoch)
+        registry = admit(known, kind.nsamples, kind.nbytes, held.device_nbytes)
         self._shelf.held[index] = held
+        self._is_told = True
         if kind is not self._kind:
             self._nchain, self._kind = kind.nchain, kind
             self._shapes = {**self._shapes, **kind.shapes}
         self._registry = registry  # the one step: a Ctrl-C before it changes nothing, one after it loses nothing
         return registry.generation, index
+
+    def _described(self, epoch: Prepared) -> Registry:
+        """The registry, with what the first epoch of a session says of its numbers."""
+        learned = epoch.described()
+        if learned is None:
+            return self._registry
+        metadata = completed(self._registry.metadata, learned)
+        return self._registry if metadata == self._registry.metadata else describe(self._registry, metadata)
 
     def _grant(self) -> bool:
         return self._state.takes_epochs and self._room.grant(self.pending, self.on_device)
@@ -332,12 +359,13 @@ class Ledger:
             self._bells.ring()
 
     def reset(self) -> None:
-        """Start empty; what was there goes when the writer gets to it."""
+        """Start empty, with the metadata given at opening; what was there goes when the writer gets to it."""
+        metadata = begun(self.options.given)
         with self._lock:
             self._refuse_if_closed()
-            self._registry = reset(self._registry, self.options.epochs_per_file)
+            self._registry = describe(reset(self._registry, self.options.epochs_per_file), metadata)
             self._shelf = Shelf(None)
-            self._nchain, self._shapes, self._kind = 0, {}, None
+            self._nchain, self._shapes, self._kind, self._is_told = 0, {}, None, False
             self._demand = Demand()
             self._nfetched, self._never_comes = 0, None
             self._is_tidy = not self._is_on_disk
@@ -551,15 +579,24 @@ class Ledger:
         self._last_error = error
         self._state = after(self._state, Event.WRITE_FAILED)
 
-    def ask_close(self, *, silently: bool = False) -> None:
-        """Take no more epochs, and write and publish all that is there.
+    def call_before_closing(self, call: Callable[[], None]) -> None:
+        """Have something called that hands over what it holds, before no more epochs are taken. It must not raise."""
+        with self._lock:
+            self._before_closing.append(call)
 
-        `silently`: the process is about to end; who hands over waits for that, in place of an error.
-        """
+    @property
+    def is_silent(self) -> bool:
+        """Whether the process is about to end: who hands over waits for that, in place of an error."""
+        return self._is_silent
+
+    def ask_close(self, *, silently: bool = False) -> None:
+        """Take no more epochs, and write and publish all that is there. `silently`: see `is_silent`."""
+        self._is_silent |= silently and not self._state.is_over
+        for call in self._before_closing:
+            call()  # without the lock: it has one of its own
         with self._lock:
             if self._state.is_over:
                 return
-            self._is_silent |= silently
             self._state = after(self._state, Event.CLOSE_ASKED)
             registry = self._registry
             n = registry.next_index
