@@ -52,12 +52,14 @@ def members_of(node: Tree) -> list[tuple[str | int, Tree]] | None:
 
 
 def _key(step: Any) -> str | int:
-    """What JAX calls a member: a key of a dict, the name of a field, or an index."""
-    for attribute in ("key", "name", "idx"):
-        key = getattr(step, attribute, None)
-        if isinstance(key, (str, int)):
-            return key
-    raise NotStorable(f"the key {step} of a pytree can't be stored; use text or an int")
+    """What JAX calls a member: a key of a dict, the name of a field, or an index. Other keys become text.
+
+    NumPyro, for example, has tuples of names as keys.
+    """
+    key = next((getattr(step, name) for name in ("key", "name", "idx") if hasattr(step, name)), step)
+    if isinstance(key, tuple):
+        return ",".join(map(str, key))
+    return key if isinstance(key, (str, int)) and not isinstance(key, bool) else str(key)
 
 
 def kind_of(node: Tree) -> Kind:
@@ -104,8 +106,8 @@ def describe(tree: Tree, name_of: Callable[[str], str], like: Any = None) -> Nod
         shape, dtype = tuple(array.shape[1:]), np.dtype(array.dtype)
         begin, start = start, start + int(np.prod(shape, dtype=int))
         if like is not None and fits(dtype, like.dtype):
-            return Leaf("p", begin, shape, dtype_to_text(dtype))
-        return Leaf(name_of(path), 0, shape, dtype_to_text(dtype))
+            return Leaf("p", dtype_to_text(dtype), shape, begin)
+        return Leaf(name_of(path), dtype_to_text(dtype), shape)
 
     return _mapped(tree, "", leaf, _branch)  # type: ignore[no-any-return]
 
@@ -159,7 +161,10 @@ def _plain_box(kind: Kind, members: list[tuple[str | int, Any]]) -> Any:
     if kind == "none":
         return None
     if kind == "dict":
-        return {escaped(str(key)): member for key, member in members}
+        named = {escaped(str(key)): member for key, member in members}
+        if len(named) < len(members):
+            raise NotStorable(f"the keys {[key for key, _ in members]} of a pytree aren't different as text")
+        return named
     made = [member for _, member in members]
     return made if kind == "list" else tuple(made)
 

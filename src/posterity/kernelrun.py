@@ -58,7 +58,7 @@ def run_kernel(
     Raises:
         ValueError: `samples_per_epoch` or `thin` is below 1.
         EpochMismatch: the run that is there was made by another kernel, or with another `thin` (a `ValueError`).
-        NotStorable: a key of the pytrees is neither text nor an int (a `TypeError`).
+        NotStorable: two keys of a dict are the same as text (a `TypeError`).
         MailboxFull, Closed: see `DefaultBackend.ingest`.
     """
     sampling = _Sampling(kernel, key, samples_per_epoch, thin)

@@ -56,7 +56,7 @@ class Chains(NamedTuple):
 
     key: "JaxArray"
     step: "JaxArray"
-    state: Tree
+    chains: Tree
     tuning: dict[str, Any]
 
 
@@ -126,16 +126,16 @@ class ChainKernel(Kernel):
         state, tuning = begun if isinstance(begun, Tuned) else (begun, {})
         return settled(Chains(jax.random.split(key, self.nchain), jnp.uint32(0), state, tuning))  # type: ignore[no-any-return]
 
-    def move(self, chains: Chains) -> tuple[Chains, Tree, Tree]:
+    def move(self, state: Chains) -> tuple[Chains, Tree, Tree]:
         """Move each chain by one step; see `Kernel`."""
-        keys = jax.vmap(jax.random.fold_in, (0, None))(chains.key, chains.step)
+        keys = jax.vmap(jax.random.fold_in, (0, None))(state.key, state.step)
 
-        def move_one(key: "JaxArray", state: Tree, tuning: dict[str, Any]) -> tuple[Tree, Tree, Tree]:
-            state, info = self._step(key, state, **tuning)
-            return state, self._position(state), self._info(state, info)
+        def move_one(key: "JaxArray", chain: Tree, tuning: dict[str, Any]) -> tuple[Tree, Tree, Tree]:
+            chain, info = self._step(key, chain, **tuning)
+            return chain, self._position(chain), self._info(chain, info)
 
-        state, position, info = jax.vmap(move_one)(keys, chains.state, chains.tuning)
-        return chains._replace(state=state, step=chains.step + 1), position, info
+        chains, position, info = jax.vmap(move_one)(keys, state.chains, state.tuning)
+        return state._replace(chains=chains, step=state.step + 1), position, info
 
 
 # ---- NumPyro's -------------------------------------------------------------------------------------------------------

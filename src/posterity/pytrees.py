@@ -24,13 +24,13 @@ KEY = "pytrees"  # of an epoch's dict
 _NUMBERS = "?biufc"
 
 
-class Leaf(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="leaf"):
+class Leaf(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, tag="leaf"):
     """An array. In `samples[name]` it is the components from `start` on along dim, in C order."""
 
     name: str
-    start: Natural
-    shape: tuple[Natural, ...]  # for one chain and one sample
     dtype: str
+    shape: tuple[Natural, ...] = ()  # for one chain and one sample
+    start: Natural = 0
 
     @property
     def size(self) -> int:
@@ -38,7 +38,7 @@ class Leaf(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="leaf"):
         return math.prod(self.shape)
 
 
-class Branch(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="branch"):
+class Branch(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, tag="branch"):
     """A container, or None. `keys`: of a dict, in the order of its members."""
 
     kind: Literal["dict", "list", "tuple", "none"]
