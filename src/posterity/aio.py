@@ -19,6 +19,7 @@ from anyio.lowlevel import checkpoint
 from .aioreads import AsyncReads, AsyncSnapshot, Readers, in_thread
 from .epoch import EpochDict
 from .errors import Closed
+from .metadata import Metadata
 from .options import Options, parse_options
 from .receipts import Receipt
 from .room import Ticket
@@ -103,7 +104,7 @@ class AsyncBackend(AsyncReads[EpochT]):
     def __repr__(self) -> str:
         if self._opened is None:
             return f"<{type(self).__name__} of {self._options.outdir}: not open yet>"
-        return f"<{type(self).__name__} of {self._opened.disk.folder}: {self.status}>"
+        return f"<{type(self).__name__} of {self._opened.disk.folder}: {self.status}{self.metadata.brief}>"
 
     @property
     def blocking(self) -> "DefaultBackend[EpochT]":
@@ -111,6 +112,11 @@ class AsyncBackend(AsyncReads[EpochT]):
         from .backend import DefaultBackend  # noqa: PLC0415  # each of the twins knows the other
 
         return DefaultBackend._of(self._service)
+
+    @property
+    def metadata(self) -> Metadata:
+        """See `Snapshot.metadata`; it is that of now, and nothing is waited for."""
+        return self._service.ledger.registry.metadata
 
     # ---- handing over --------------------------------------------------------------------------------------------
 

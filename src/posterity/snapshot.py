@@ -17,6 +17,7 @@ from .epoch import EpochDict, to_epoch
 from .errors import Burned, Closed
 from .gathering import Gathering
 from .layout import Layout
+from .metadata import Metadata
 from .registry import Entry, Registry
 from .selection import Mask, check_thin, count_samples, flatten_samples, pieces
 from .shelf import Shelf
@@ -77,7 +78,8 @@ class Snapshot(Generic[E_co]):
 
     def __repr__(self) -> str:
         registry = self.registry
-        return f"<Snapshot: {registry.next_index} epochs, {registry.nsamples_left} samples left, burn {registry.burn}>"
+        counts = f"{registry.next_index} epochs, {registry.nsamples_left} samples left, burn {registry.burn}"
+        return f"<Snapshot: {counts}{registry.metadata.brief}>"
 
     @property
     def burn(self) -> int:
@@ -98,6 +100,11 @@ class Snapshot(Generic[E_co]):
     def epochs(self) -> range:
         """The indices of the epochs that aren't wholly burned."""
         return range(self.registry.first_left, self.registry.next_index)
+
+    @property
+    def metadata(self) -> Metadata:
+        """What the numbers mean, and where they come from: names, units, layout of the chains, attributes, versions."""
+        return self.registry.metadata
 
     # ---- epochs --------------------------------------------------------------------------------------------------
 
