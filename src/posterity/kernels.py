@@ -180,18 +180,24 @@ class NumpyroKernel(Kernel):
         self._kwargs = dict(kwargs or {})
         self._init_params = init_params
         self._extra_fields = extra_fields
+        self._likes: dict[object, Tree] = {}
 
     def start(self, key: "JaxArray") -> Tree:
         """The chains at the beginning of a run; see `Kernel`."""
-        state = self.like(key)
+        state = self._first(key)
         return state if self.keep_warmup else self._warm_up(state)
 
     def like(self, key: "JaxArray") -> Tree:
-        """The chains before any step; see `Kernel`. NumPyro looks for a point to begin from, and sets the kernel up."""
+        """Their shapes; see `Kernel`. NumPyro looks for points to begin from, and sets the kernel up; no warm-up."""
+        kind = (key.dtype, key.shape)
+        if kind not in self._likes:
+            self._likes[kind] = jax.eval_shape(lambda state: state, self._first(key))
+        return self._likes[kind]
+
+    def _first(self, key: "JaxArray") -> Tree:
         self._kernel = copy.deepcopy(self._given)  # NumPyro's vectorize themselves once more each time
         keys = jax.random.split(key, self.nchain)
-        state = self._kernel.init(keys, self.num_warmup, self._init_params, self._args, self._kwargs)
-        return settled(state)
+        return settled(self._kernel.init(keys, self.num_warmup, self._init_params, self._args, self._kwargs))
 
     @cached_property
     def _warm_up(self) -> Any:

@@ -121,25 +121,26 @@ async def get_info_async(
 def _read(run: Readable, part: str, burn: int, thin: int, mask: Mask, like: object) -> Any:
     structure = structure_of(run.load(), part)
     samples = run.get_samples(burn, thin, names_in(structure), mask)
-    return None if samples is None else _as(like, unravel(structure, samples))
+    return None if samples is None else _unravelled(structure, samples, like)
 
 
 async def _read_async(run: AwaitedReadable, part: str, burn: int, thin: int, mask: Mask, like: object) -> Any:
     structure = structure_of(await run.load(), part)
     samples = await run.get_samples(burn, thin, names_in(structure), mask)
-    return None if samples is None else _as(like, unravel(structure, samples))
+    return None if samples is None else _unravelled(structure, samples, like)
 
 
-def _as(like: object, tree: Any) -> Any:
-    """The same leaves in the containers of another pytree."""
+def _unravelled(structure: Node, samples: dict[str, Array], like: object) -> Any:
+    """The pytree, in the containers of `like` if there is one."""
     if like is None:
-        return tree
+        return unravel(structure, samples)
     import jax  # noqa: PLC0415  # whoever has a pytree of JAX's has imported it
 
-    leaves, structure = jax.tree.leaves(tree), jax.tree.structure(like)
-    if len(leaves) != structure.num_leaves:
-        raise EpochMismatch(f"the run's pytree has {len(leaves)} leaves, and the one given as `like` has {structure}")
-    return jax.tree.unflatten(structure, leaves)
+    leaves = [_leaf_array(leaf, samples[leaf.name]) for leaf in leaves_of(structure)]
+    form = jax.tree.structure(like)
+    if len(leaves) != form.num_leaves:
+        raise EpochMismatch(f"the run's pytree has {len(leaves)} leaves, and the one given as `like` is {form}")
+    return jax.tree.unflatten(form, leaves)
 
 
 # ---- structures ------------------------------------------------------------------------------------------------------
