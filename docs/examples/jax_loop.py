@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 
 import anyio
+import anyio.to_thread
 import blackjax
 import jax
 import jax.numpy as jnp
@@ -87,8 +88,9 @@ def nuts(args: argparse.Namespace) -> Kernel:
 def sample_blocking(args: argparse.Namespace) -> None:
     """Sample until the run has `args.epochs` epochs. At most four wait to be computed and written."""
     kernel, key = nuts(args), jax.random.key(args.seed)
-    options = {"epochs_per_file": 10, "parameters": kernel.parameters()}
-    with DefaultBackend(outdir=args.outdir, max_pending_epochs=4, **options) as backend:
+    with DefaultBackend(
+        outdir=args.outdir, epochs_per_file=10, max_pending_epochs=4, parameters=kernel.parameters()
+    ) as backend:
         say_start(backend.status.epochs)
 
         def until(_: int) -> bool:  # asked after each epoch; true would end the sampling
@@ -101,9 +103,10 @@ def sample_blocking(args: argparse.Namespace) -> None:
 async def sample_async(args: argparse.Namespace) -> None:
     """Do the same in an event loop, which isn't held up."""
     kernel, key = nuts(args), jax.random.key(args.seed)
+    parameters = await anyio.to_thread.run_sync(kernel.parameters)  # JAX traces the warm-up
     async with (
         anyio.create_task_group() as tasks,
-        AsyncBackend(outdir=args.outdir, epochs_per_file=10) as backend,
+        AsyncBackend(outdir=args.outdir, epochs_per_file=10, parameters=parameters) as backend,
     ):
         tasks.start_soon(watch, backend)
         say_start(backend.status.epochs)
