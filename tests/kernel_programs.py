@@ -21,7 +21,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 
-from posterity import DefaultBackend
+from posterity import DefaultBackend, open_run
 from posterity.kernels import ChainKernel, NumpyroKernel, Tuned, run_kernel
 
 NSAMPLES = 10
@@ -101,20 +101,29 @@ def begin(folder, name):
     sample(folder / f"{name}-killed", kernel, key(), 10_000, say)
 
 
-def go_on(folder, epochs, name):
+def go_on(folder, name):
     """Continue each run, and sample another one in one go."""
     make, key = KERNELS[name]
-    kernel = make()
+    kernel, epochs = make(), some_more(folder / f"{name}-killed")
     for fate in ("stopped", "killed", "whole") if name == "mala" else ("killed", "whole"):
         sample(folder / f"{name}-{fate}", kernel, key(), epochs)
     if name == "numpyro":
         np.savez(folder / "numpyro.npz", **numpyro_itself(epochs * NSAMPLES - NWARMUP))
 
 
-def main(what, folder, epochs=0):
+def some_more(outdir):
+    """How many epochs a run is to have: three more than it has now, and enough for NumPyro's warm-up."""
+    try:
+        with open_run(outdir) as run, run.snapshot() as snapshot:
+            return max(3, snapshot.nepochs) + 3
+    except FileNotFoundError:  # it was killed before the first one was written
+        return 6
+
+
+def main(what, folder):
     """Do the same for all kernels at once."""
-    work = partial(begin, Path(folder)) if what == "begin" else partial(go_on, Path(folder), int(epochs))
-    threads = [threading.Thread(target=work, args=(name,)) for name in KERNELS]
+    work = begin if what == "begin" else go_on
+    threads = [threading.Thread(target=work, args=(Path(folder), name)) for name in KERNELS]
     for thread in threads:
         thread.start()
     for thread in threads:

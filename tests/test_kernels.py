@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -101,102 +102,6 @@ def bits(value):
     if isinstance(value, (list, tuple)):
         return type(value)(map(bits, value))
     return (value.dtype, value.shape, value.tobytes()) if isinstance(value, (np.ndarray, np.generic)) else value
-
-
-# ---- stopped, killed, continued --------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """The folder of runs of BlackJAX's MALA and NumPyro's NUTS: stopped or killed, continued elsewhere; and whole ones."""
-    folder = tmp_path_factory.mktemp("runs")
-    compiled = {
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
-        "JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
-    command = [sys.executable, "-W", "error", str(PROGRAM)]
-    with subprocess.Popen(
-        [*command, "begin", str(folder)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        env=os.environ | compiled,
-    ) as process:  # fmt: skip
-        printed, seen = [], set()
-        for line in process.stdout:
-            printed.append(line)
-            name, _, nepochs = line.strip().rpartition(" ")
-            seen |= {name} if nepochs.isdigit() else set()
-            if {"mala", "numpyro"} <= seen:
-                break
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-    assert process.returncode == -signal.SIGKILL, "".join(printed)
-    epochs = 6
-    for name in ("mala-killed", "numpyro-killed"):
-        try:
-            with open_run(folder / name) as run, run.snapshot() as snapshot:
-                epochs = max(epochs, snapshot.nepochs + 3)
-        except FileNotFoundError:  # nothing was written yet
-            pass
-    done = subprocess.run(
-        [*command, "continue", str(folder), str(epochs)], capture_output=True, text=True, check=False,
-        env=os.environ | compiled,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return folder
-
-
-@pytest.mark.parametrize("name", ["mala-stopped", "mala-killed", "numpyro-killed"])
-def test_a_continued_run_is_that_of_one_that_never_stopped(runs, name):
-    """Each array of each epoch, with keys, states and adaptation, is bit for bit the same; NumPyro's from its warm-up on."""
-    kernel = name.partition("-")[0]
-    with open_run(runs / name) as run, open_run(runs / f"{kernel}-whole") as whole:
-        assert run.snapshot().epochs == whole.snapshot().epochs
-        for index in whole.snapshot().epochs:
-            assert bits(run.get(index)) == bits(whole.get(index)), index
-
-
-def test_numpyros_positions_are_those_of_its_own_loop(runs):
-    """All sites, constrained, deterministic ones too, are bit for bit those of `MCMC.get_samples`."""
-    with open_run(runs / "numpyro-whole") as run:
-        positions = get_positions(run, burn=NWARMUP)
-        told = run.get_samples(pars=["lp", "diverging", "energy", "acceptance_rate", "n_steps", "step_size"])
-    with np.load(runs / "numpyro.npz") as theirs:
-        assert bits(positions) == bits(dict(theirs))
-    assert positions["sigma"].shape == (2, positions["mu"].shape[1], 2)
-    assert told["diverging"].dtype == bool
-    assert told["n_steps"].min() >= 1
-    np.testing.assert_array_less(told["lp"], told["lp"].max() + 1)
-    assert np.ptp(told["step_size"][:, :, : NWARMUP - 1]) > 0
-    assert np.ptp(told["step_size"][:, :, NWARMUP:], axis=2).max() == 0, "the warm-up is over"
-
-
-def test_a_process_without_jax_gives_the_pytrees_back(runs):
-    """Who reads a run needs no JAX, no sampler and no example: dicts, lists, tuples and None are as they were."""
-    code = """
-import sys
-sys.modules["jax"] = None
-from posterity import MissingExtra, open_run
-from posterity.pytrees import get_info, get_positions
-with open_run(sys.argv[1]) as run:
-    x, info = get_positions(run, burn=5, thin=2), get_info(run)
-    p = run.get_samples(burn=5, thin=2)["p"]
-assert list(x) == ["more", "offset", "slope"] and type(x["more"]) is list and type(x["more"][0]) is tuple
-matrix, nothing = x["more"][0]
-n = p.shape[2]
-assert nothing is None and matrix.shape == (3, n, 2, 2) and x["offset"].shape == (3, n, 2) and x["slope"].shape == (3, n)
-assert (matrix[1, 3].reshape(4) == p[1, :4, 3]).all() and (x["slope"] == p[:, 6]).all()
-assert info["is_accepted"].dtype == bool and info["logdensity"].shape[0] == 3
-try:
-    import posterity.kernels
-except MissingExtra as error:
-    assert "posterity[jax]" in str(error)
-else:
-    raise AssertionError
-"""
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code, str(runs / "mala-whole")],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
 
 
 # ---- what is stored --------------------------------------------------------------------------------------------------
@@ -495,3 +400,101 @@ def test_weak_types_are_settled():
     """A Python number in a state is an array like any other, so that one from a file is no other to JAX."""
     array = settled({"x": 1.0})["x"]
     assert (array.dtype, array.weak_type) == (np.float32, False)
+
+
+# ---- stopped, killed, continued --------------------------------------------------------------------------------------
+
+
+def stop_kill_and_continue(folder):
+    """Have the program begin its runs in one process, which is killed, and continue them in another one."""
+    compiled = {
+        "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
+        "JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    command = [sys.executable, "-W", "error", str(PROGRAM)]
+    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "env": os.environ | compiled}
+    with subprocess.Popen([*command, "begin", str(folder)], **pipe) as process:
+        printed, seen = [], set()
+        for line in process.stdout:
+            printed.append(line)
+            name, _, nepochs = line.strip().rpartition(" ")
+            seen |= {name} if nepochs.isdigit() else set()
+            if {"mala", "numpyro"} <= seen:
+                break
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    assert process.returncode == -signal.SIGKILL, "".join(printed)
+    done = subprocess.run([*command, "continue", str(folder)], check=False, **pipe)
+    assert done.returncode == 0, done.stdout
+    return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def work(request, tmp_path_factory):
+    """The processes take long: they are at work while the other tests are, if any test asks for what they do."""
+    if not any("runs" in item.fixturenames for item in request.session.items):
+        yield None
+        return
+    with ThreadPoolExecutor(1) as thread:
+        yield thread.submit(stop_kill_and_continue, tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture
+def runs(work):
+    """The folder of runs of BlackJAX's MALA and NumPyro's NUTS: stopped or killed, continued elsewhere; and whole ones."""
+    return work.result()
+
+
+@pytest.mark.parametrize("name", ["mala-stopped", "mala-killed", "numpyro-killed"])
+def test_a_continued_run_is_that_of_one_that_never_stopped(runs, name):
+    """Each array of each epoch, with keys, states and adaptation, is bit for bit the same; NumPyro's from its warm-up on."""
+    kernel = name.partition("-")[0]
+    with open_run(runs / name) as run, open_run(runs / f"{kernel}-whole") as whole:
+        assert run.snapshot().epochs == whole.snapshot().epochs
+        for index in whole.snapshot().epochs:
+            assert bits(run.get(index)) == bits(whole.get(index)), index
+
+
+def test_numpyros_positions_are_those_of_its_own_loop(runs):
+    """All sites, constrained, deterministic ones too, are bit for bit those of `MCMC.get_samples`."""
+    with open_run(runs / "numpyro-whole") as run:
+        positions = get_positions(run, burn=NWARMUP)
+        told = run.get_samples(pars=["lp", "diverging", "energy", "acceptance_rate", "n_steps", "step_size"])
+    with np.load(runs / "numpyro.npz") as theirs:
+        assert bits(positions) == bits(dict(theirs))
+    assert positions["sigma"].shape == (2, positions["mu"].shape[1], 2)
+    assert told["diverging"].dtype == bool
+    assert told["n_steps"].min() >= 1
+    np.testing.assert_array_less(told["lp"], told["lp"].max() + 1)
+    assert np.ptp(told["step_size"][:, :, : NWARMUP - 1]) > 0
+    assert np.ptp(told["step_size"][:, :, NWARMUP:], axis=2).max() == 0, "the warm-up is over"
+
+
+def test_a_process_without_jax_gives_the_pytrees_back(runs):
+    """Who reads a run needs no JAX, no sampler and no example: dicts, lists, tuples and None are as they were."""
+    code = """
+import sys
+sys.modules["jax"] = None
+from posterity import MissingExtra, open_run
+from posterity.pytrees import get_info, get_positions
+with open_run(sys.argv[1]) as run:
+    x, info = get_positions(run, burn=5, thin=2), get_info(run)
+    p = run.get_samples(burn=5, thin=2)["p"]
+assert list(x) == ["more", "offset", "slope"] and type(x["more"]) is list and type(x["more"][0]) is tuple
+matrix, nothing = x["more"][0]
+n = p.shape[2]
+assert nothing is None and matrix.shape == (3, n, 2, 2) and x["offset"].shape == (3, n, 2) and x["slope"].shape == (3, n)
+assert (matrix[1, 3].reshape(4) == p[1, :4, 3]).all() and (x["slope"] == p[:, 6]).all()
+assert info["is_accepted"].dtype == bool and info["logdensity"].shape[0] == 3
+try:
+    import posterity.kernels
+except MissingExtra as error:
+    assert "posterity[jax]" in str(error)
+else:
+    raise AssertionError
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code, str(runs / "mala-whole")],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
