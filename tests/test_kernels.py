@@ -193,7 +193,7 @@ def test_numbers_of_different_kinds_share_p(tmp_path, leaves, dtype, others):
 
 
 def test_the_chain_does_not_depend_on_how_it_is_cut(tmp_path, kernel):
-    """A step's key is that of its chain and its number: epochs of another length, and thinned ones, have the same draws."""
+    """Each step splits its chain's key: epochs of another length, and thinned ones, have the same draws."""
     whole = sampled(tmp_path / "whole", kernel, 2)["p"]
     np.testing.assert_allclose(sampled(tmp_path / "cut", kernel, 4, samples_per_epoch=2)["p"], whole, rtol=1e-6)
     thin = sampled(tmp_path / "thin", kernel, 2, samples_per_epoch=2, thin=2)["p"]

@@ -52,10 +52,9 @@ class Tuned(NamedTuple):
 
 
 class Chains(NamedTuple):
-    """All that the next step depends on. `key`: one for each chain; step `i` takes `fold_in(key, i)`."""
+    """All that the next step depends on. `key`: one for each chain, which each step splits."""
 
     key: "JaxArray"
-    step: "JaxArray"
     chains: Tree
     tuning: dict[str, Any]
 
@@ -124,18 +123,18 @@ class ChainKernel(Kernel):
         else:
             begun = self._start
         state, tuning = begun if isinstance(begun, Tuned) else (begun, {})
-        return settled(Chains(jax.random.split(key, self.nchain), jnp.uint32(0), state, tuning))  # type: ignore[no-any-return]
+        return settled(Chains(jax.random.split(key, self.nchain), state, tuning))  # type: ignore[no-any-return]
 
     def move(self, state: Chains) -> tuple[Chains, Tree, Tree]:
         """Move each chain by one step; see `Kernel`."""
-        keys = jax.vmap(jax.random.fold_in, (0, None))(state.key, state.step)
+        keys = jax.vmap(jax.random.split)(state.key)
 
         def move_one(key: "JaxArray", chain: Tree, tuning: dict[str, Any]) -> tuple[Tree, Tree, Tree]:
             chain, info = self._step(key, chain, **tuning)
             return chain, self._position(chain), self._info(chain, info)
 
-        chains, position, info = jax.vmap(move_one)(keys, state.chains, state.tuning)
-        return state._replace(chains=chains, step=state.step + 1), position, info
+        chains, position, info = jax.vmap(move_one)(keys[:, 1], state.chains, state.tuning)
+        return state._replace(key=keys[:, 0], chains=chains), position, info
 
 
 # ---- NumPyro's -------------------------------------------------------------------------------------------------------
