@@ -311,7 +311,7 @@ class Checker:
 def compacting(monkeypatch):
     """The journal is written anew after a few records; and what recovery says isn't of interest here."""
     logging.getLogger("posterity").setLevel(logging.CRITICAL)
-    monkeypatch.setattr(store, "_is_long", lambda catalog: catalog.nrecords > 6 + 2 * len(catalog.places))
+    monkeypatch.setattr(store, "_is_long", lambda catalog: catalog.nrecords > 7 + 2 * len(catalog.places))
     with small_chunks(target=4000, worth_writing=2000):
         yield
     logging.getLogger("posterity").setLevel(logging.NOTSET)
