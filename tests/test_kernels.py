@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from posterity import AsyncBackend, DefaultBackend, EpochMismatch, NotStorable, open_run
-from posterity.jaxtrees import escaped, plain, restored, settled
+from posterity.jaxtrees import describe, escaped, plain, restored, settled
 from posterity.kernels import (
     ChainKernel,
     Kernel,
@@ -392,8 +392,11 @@ def test_names_stay_different():
     """No two names become the same one for HDF5; those of a dict that are the same as text are refused."""
     names = ["", ".", "%", "%2E", "/", "%2F", "\0", "a", "..", "%25"]
     assert len({escaped(name) for name in names}) == len(names)
+    alike = {("a", "b"): jnp.ones(1), ("a,b",): jnp.ones(1)}
     with pytest.raises(NotStorable, match="different as text"):
-        plain({("a", "b"): jnp.ones(1), ("a,b",): jnp.ones(1)})
+        plain(alike)
+    with pytest.raises(NotStorable, match="different as text"):
+        describe(alike, str)
 
 
 def test_weak_types_are_settled():

@@ -114,6 +114,8 @@ def describe(tree: Tree, name_of: Callable[[str], str], like: Any = None) -> Nod
 
 def _branch(kind: Kind, members: list[tuple[str | int, Node]]) -> Branch:
     keys = tuple(key for key, _ in members) if kind == "dict" else ()
+    if len(set(keys)) < len(keys):
+        raise NotStorable(f"the keys {list(keys)} of a pytree aren't different as text")
     return Branch(kind, tuple(member for _, member in members), keys)
 
 
