@@ -137,6 +137,13 @@ def test_none_is_nothing_given(option):
     assert parsed(**{option: None}) == parsed()
 
 
+@pytest.mark.parametrize("wrong", [{"name": 1}, {"name": "a", "unit": None}, {"name": "a", "label": b"A"}], ids=str)
+def test_what_a_parameter_is_made_of_is_text(wrong):
+    """The error names the field and what was given."""
+    with pytest.raises(TypeError, match=r"the \w+ of a parameter must be text, got"):
+        Parameter(**wrong)
+
+
 # ---- what follows from it --------------------------------------------------------------------------------------------
 
 
@@ -190,6 +197,22 @@ def test_the_first_epoch_must_fit(tmp_path, given_options, said):
     for _ in range(2):  # the folder was let go
         with pytest.raises(EpochMismatch, match=f"{said}.*; open the backend with what fits"):
             DefaultBackend(outdir=tmp_path, **given_options)
+
+
+def test_names_of_samples_that_are_gone_do_no_harm(tmp_path):
+    """Not every epoch has all samples: a run of which burn left none with a name is opened, and goes on."""
+    both = {"samples": {"p": np.zeros((2, 1, 5)), "q": np.zeros((2, 3, 5))}}
+    only_p = {"samples": {"p": np.zeros((2, 1, 5))}}
+    named = {"parameters": {"p": ["x"], "q": ["a", "b", "c"]}}
+    with DefaultBackend(outdir=tmp_path, **named) as backend:
+        for epoch in (both, only_p, only_p):
+            backend.ingest(epoch)
+        backend.set_burn(10)
+    (tmp_path / journal.NAME).unlink()
+    for options in ({}, named):
+        with DefaultBackend(outdir=tmp_path, **options) as backend:
+            assert names(backend.metadata, "q") == ["a", "b", "c"]
+            backend.ingest(only_p)
 
 
 # ---- beginning and going on ------------------------------------------------------------------------------------------

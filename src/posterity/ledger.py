@@ -12,7 +12,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from itertools import takewhile
 from typing import NamedTuple
@@ -72,13 +72,13 @@ class Fetch(NamedTuple):
     held: Held
 
 
-def check_described(metadata: Metadata, nchain: int, shapes: Shapes) -> None:
-    """Refuse metadata that are another run's.
+def check_described(metadata: Metadata, nchain: int, shapes: Shapes, absent: Collection[str]) -> None:
+    """Refuse metadata that are another run's. `absent`: see `Metadata.misfit`.
 
     Raises:
         EpochMismatch: another number of chains, or of parameters; the message names both.
     """
-    misfit = metadata.misfit(nchain, {name: dim for name, (dim, _) in shapes.items()})
+    misfit = metadata.misfit(nchain, {name: dim for name, (dim, _) in shapes.items()}, absent)
     if misfit:
         raise EpochMismatch(f"{misfit}; open the backend with what fits, or leave it out")
 
@@ -220,7 +220,9 @@ class Ledger:
         if kind is self._kind:
             return
         if not self._nchain:
-            check_described(self._registry.metadata, kind.nchain, kind.shapes)
+            metadata = self._registry.metadata
+            absent = metadata.parameters if self._registry.entries else ()
+            check_described(metadata, kind.nchain, kind.shapes, absent)
         if self._nchain and kind.nchain != self._nchain:
             raise EpochMismatch(
                 f"the epoch has {kind.nchain} chains and the run has {self._nchain}; "
