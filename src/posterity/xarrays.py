@@ -131,7 +131,7 @@ class _Samples(BackendArray):
             some = draws[part]
             first = int(some[0])
             parts.append(self._read_range(range(first, int(some[-1]) + 1), chains, components)[:, :, some - first])
-        return np.concatenate(parts, axis=2)
+        return np.concatenate(parts or [self._read_range(range(0), chains, components)], axis=2)
 
     def _read_range(self, draws: range, chains: list[int] | None, components: list[int] | None) -> Array:
         return self._draws.read([self._name], draws, chains, components)[self._name]
