@@ -12,7 +12,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from itertools import takewhile
 from typing import NamedTuple
@@ -71,13 +71,13 @@ class Fetch(NamedTuple):
     held: Held
 
 
-def check_described(metadata: Metadata, nchain: int, shapes: Shapes) -> None:
-    """Refuse metadata that are another run's.
+def check_described(metadata: Metadata, nchain: int, shapes: Shapes, absent: Collection[str]) -> None:
+    """Refuse metadata that are another run's. `absent`: see `Metadata.misfit`.
 
     Raises:
         EpochMismatch: another number of chains, or of parameters; the message names both.
     """
-    misfit = metadata.misfit(nchain, {name: dim for name, (dim, _) in shapes.items()})
+    misfit = metadata.misfit(nchain, {name: dim for name, (dim, _) in shapes.items()}, absent)
     if misfit:
         raise EpochMismatch(f"{misfit}; open the backend with what fits, or leave it out")
 
@@ -214,7 +214,9 @@ class Ledger:
                 the first one, another one than `parameters` or `chains` say.
         """
         if not self._nchain:
-            check_described(self._registry.metadata, epoch.nchain, epoch.shapes)
+            metadata = self._registry.metadata
+            absent = metadata.parameters if self._registry.entries else ()
+            check_described(metadata, epoch.nchain, epoch.shapes, absent)
         if self._nchain and epoch.nchain != self._nchain:
             raise EpochMismatch(
                 f"the epoch has {epoch.nchain} chains and the run has {self._nchain}; "

@@ -26,6 +26,7 @@ from .epoch import Held, Prepared, prepare, sample_shapes
 from .errors import Closed, Forked, NotWritten
 from .layout import layout_of
 from .ledger import Ledger, Shapes, check_described
+from .metadata import Metadata
 from .options import Options
 from .pins import Pin
 from .receipts import Receipt
@@ -62,8 +63,9 @@ class Service:
         self._faces: set[int] = set()
         self._writer = Writer(self.ledger, self.store, str(self.disk.folder))
         try:
-            if nchain:
-                check_described(registry.metadata, nchain, shapes)
+            if goes_on is not None and nchain:
+                given = Metadata(parameters=options.parameters or {}, chains=options.chains or {})
+                check_described(given, nchain, shapes, goes_on.metadata.parameters)
             self._writer.start()
         except BaseException:
             self.store.close()
