@@ -26,6 +26,7 @@ from .errors import (
     UntrustedClass,
     WriteFailed,
 )
+from .metadata import Metadata, Parameter
 from .receipts import Promise, Receipt
 from .repairs import Repairs, repair
 from .run import AsyncRun, Run, open_run
@@ -51,10 +52,12 @@ __all__ = [
     "ForeignFiles",
     "Forked",
     "MailboxFull",
+    "Metadata",
     "MissingExtra",
     "NewerFormat",
     "NotStorable",
     "NotWritten",
+    "Parameter",
     "PosterityError",
     "Problem",
     "Promise",
