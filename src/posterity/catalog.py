@@ -30,7 +30,7 @@ from .journal import (
     Stored,
 )
 from .layout import Region, is_packed, layout_of
-from .metadata import Metadata, decode
+from .metadata import Metadata, decode, encode
 from .options import check_format, file_name
 from .registry import Entry, Log, Registry, Series, next_entry
 
@@ -194,6 +194,10 @@ class Catalog:
             ndropped=self._ndropped,
             metadata=self.metadata,
         )
+
+    def says(self, metadata: Metadata) -> bool:
+        """Whether these are the metadata by now. Compared as text: a NaN isn't equal to itself."""
+        return encode(metadata) == encode(self.metadata)
 
     @property
     def nsamples(self) -> int:

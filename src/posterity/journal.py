@@ -24,7 +24,7 @@ from .layout import is_packed
 NAME = "posterity.journal"
 NEW_NAME = ".posterity.journal.new"
 VERSION = 3
-_PLAIN_VERSION, _PACKED_VERSION = 1, 2
+_PLAIN_VERSION, _PACKED_VERSION, _METADATA_VERSION = 1, 2, 3
 _MAGIC = b"POSTjrnl"
 _HEADER = struct.Struct("<8sII")
 _MARKER = b"\xb5\x0aPb"
@@ -176,6 +176,8 @@ def _decode_whole(data: bytes) -> tuple[list[AnyRecord], int, int]:
             f"{NAME} is damaged at offset {end}: good records follow at {at}. The samples are in the files; "
             f"`posterity.repair` rebuilds it from them"
         )
+    if records and (version == _METADATA_VERSION) != any(isinstance(record, Annotated) for record in records):
+        raise Damaged(f"{NAME} says that its format is {version}, and it isn't: its header is damaged")
     return records, end, last
 
 
@@ -233,7 +235,7 @@ class Journal:
         self._fd = fd
         self.end = end
         self.takes_packed = version >= _PACKED_VERSION
-        self.takes_metadata = version >= VERSION
+        self.takes_metadata = version >= _METADATA_VERSION
         self.is_broken = False
 
     @classmethod
@@ -245,7 +247,7 @@ class Journal:
         takes_packed |= any(isinstance(record, Described) and is_packed(record.spec) for record in records)
         version = _PACKED_VERSION if takes_packed else _PLAIN_VERSION
         if any(isinstance(record, Annotated) for record in records):
-            version = VERSION
+            version = _METADATA_VERSION
         header = encode_header(version)
         data = header + encode_batch(records, len(header))
         fd = disk.create(NEW_NAME)

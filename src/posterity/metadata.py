@@ -124,12 +124,20 @@ class Metadata(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             return f"chains={self.chains} makes {self.nchain} chains, and samples['p'] has {nchain}"
         return None
 
+    @property
+    def brief(self) -> str:
+        """Names and layout in a line, each behind a "; ": "; p: m1, chi; 4 temperature x 16 walker"."""
+        parts = [f"{name}: {shortened([each.name for each in given])}" for name, given in self.parameters.items()]
+        return "".join(f"; {part}" for part in [*parts, *self._layout()])
+
     def __str__(self) -> str:
         lines = [f"{name}: {shortened([each.title for each in given])}" for name, given in self.parameters.items()]
-        if self.chains:
-            lines.append("chains: " + " x ".join(f"{size} {axis}" for axis, size in self.chains.items()))
+        lines += [f"chains: {layout}" for layout in self._layout()]
         lines += [f"{name}: {value!r}" for name, value in self.attributes.items()]
         return "\n".join([*lines, *self._provenance()])
+
+    def _layout(self) -> list[str]:
+        return [" x ".join(f"{size} {axis}" for axis, size in self.chains.items())] if self.chains else []
 
     def _provenance(self) -> list[str]:
         parts = []

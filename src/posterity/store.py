@@ -142,7 +142,7 @@ class Store:
         if self.options.mode == "w":
             return None
         given = metadata.continued(catalog.metadata, self.options.given)
-        return given if metadata.encode(given) != metadata.encode(catalog.metadata) else None
+        return None if catalog.says(given) else given
 
     def _sync_found(self, found: Found) -> None:
         """A process that was killed may have left what nobody synced; from now on it counts."""
@@ -217,7 +217,7 @@ class Store:
             case StoreBurn(burn=burn, asked_burn=asked_burn):
                 self._commit(Change([Burned(burn, asked_burn)], []))
             case StoreMetadata():
-                self._annotate(catalog, metadata.encode(group[0].metadata))
+                self._annotate(catalog, group[0].metadata)
             case WriteEpochs():
                 self._make_fit(group[0])
                 self._commit_files(files.write([action for action in group if isinstance(action, WriteEpochs)], held))
@@ -229,15 +229,16 @@ class Store:
             case DropFiles():
                 self._commit(files.drop(group[0]))
 
-    def _annotate(self, catalog: Catalog, text: str) -> None:
-        """Journal what the numbers mean, if that is new; in a journal of an earlier version it has no place."""
+    def _annotate(self, catalog: Catalog, given: Metadata) -> None:
+        """Journal what the numbers mean, if that is new. A journal of an earlier version has no place for it."""
         assert self._journal is not None
-        if text == catalog.annotation:
+        if catalog.says(given):
             return
+        record = Annotated(metadata.encode(given))
         if self._journal.takes_metadata:
-            self._commit(Change([Annotated(text)], []))
+            self._commit(Change([record], []))
             return
-        catalog.apply(Annotated(text))
+        catalog.apply(record)
         self._start_journal(catalog)
 
     def _make_fit(self, action: WriteEpochs | PublishFile) -> None:
@@ -295,7 +296,8 @@ class Store:
         fmt = options.outfile_fmt or DEFAULT_FMT
         began_at = registry.metadata.started_at or time.time()
         catalog = Catalog(Began(run_id, generation, fmt, registry.burn, registry.asked_burn, began_at))
-        catalog.apply(Annotated(metadata.encode(registry.metadata)))
+        if not catalog.says(registry.metadata):
+            catalog.apply(Annotated(metadata.encode(registry.metadata)))
         catalog.apply(Grouped(0, 1, registry.series[0].epochs_per_file))
         old = self._journal
         self._journal = Journal.create(self.disk, list(catalog.records()), takes_packed=self._may_pack)
