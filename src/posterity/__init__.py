@@ -11,6 +11,7 @@ from .errors import (
     Closed,
     Damaged,
     EpochMismatch,
+    ExportExists,
     ForeignFiles,
     Forked,
     MailboxFull,
@@ -18,6 +19,7 @@ from .errors import (
     NewerFormat,
     NotStorable,
     NotWritten,
+    OnlyInMemory,
     PosterityError,
     RunExists,
     RunLocked,
@@ -26,6 +28,7 @@ from .errors import (
     UntrustedClass,
     WriteFailed,
 )
+from .export import export_netcdf, export_zarr
 from .metadata import Metadata, Parameter
 from .receipts import Promise, Receipt
 from .repairs import Repairs, repair
@@ -48,6 +51,7 @@ __all__ = [
     "DefaultBackend",
     "Epoch",
     "EpochMismatch",
+    "ExportExists",
     "Findings",
     "ForeignFiles",
     "Forked",
@@ -57,6 +61,7 @@ __all__ = [
     "NewerFormat",
     "NotStorable",
     "NotWritten",
+    "OnlyInMemory",
     "Parameter",
     "PosterityError",
     "Problem",
@@ -73,6 +78,8 @@ __all__ = [
     "UnknownOption",
     "UntrustedClass",
     "WriteFailed",
+    "export_netcdf",
+    "export_zarr",
     "open_run",
     "read_epoch",
     "repair",

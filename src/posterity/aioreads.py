@@ -6,10 +6,10 @@ Up the stream: `snapshot`. Down the stream: `aio`, `run`.
 import os
 import threading
 import weakref
-from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Generator, Iterable, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -23,7 +23,11 @@ from .selection import flatten_samples as flatten_arrays
 from .singlefile import read_epoch
 from .snapshot import Snapshot
 from .tree import Array
+from .variables import Chunks
 from .waiting import Loop, is_in_loop
+
+if TYPE_CHECKING:
+    import xarray
 
 T = TypeVar("T")
 EpochT = TypeVar("EpochT")
@@ -164,6 +168,32 @@ class AsyncSnapshot(Generic[EpochT]):
         """See `Snapshot.load`."""
         return await self._readers.run(lambda: self._snapshot.load(iepoch, eclass, pars))
 
+    async def to_xarray(
+        self,
+        burn: int = 0,
+        thin: int = 1,
+        pars: Sequence[str] | None = None,
+        *,
+        chunks: Chunks = "epoch",
+    ) -> "xarray.Dataset":
+        """See `Snapshot.to_xarray`."""
+        return await self._readers.run(lambda: self._snapshot.to_xarray(burn, thin, pars, chunks=chunks))
+
+    async def to_datatree(
+        self,
+        burn: int = 0,
+        thin: int = 1,
+        pars: Sequence[str] | None = None,
+        *,
+        chunks: Chunks = None,
+        named: bool = True,
+        stats: Collection[str] | None = None,
+    ) -> "xarray.DataTree":
+        """See `Snapshot.to_datatree`."""
+        return await self._readers.run(
+            lambda: self._snapshot.to_datatree(burn, thin, pars, chunks=chunks, named=named, stats=stats)
+        )
+
 
 class AskedSnapshot(Generic[EpochT]):
     """A snapshot that was asked for: it is awaited, or entered with `async with`."""
@@ -254,6 +284,32 @@ class AsyncReads(Generic[EpochT]):
     async def load(self, iepoch: int = -1, eclass: type | None = None, pars: Sequence[str] | None = None) -> EpochT:
         """See `Snapshot.load`."""
         return await self._read(lambda snapshot: snapshot.load(iepoch, eclass, pars))
+
+    async def to_xarray(
+        self,
+        burn: int = 0,
+        thin: int = 1,
+        pars: Sequence[str] | None = None,
+        *,
+        chunks: Chunks = "epoch",
+    ) -> "xarray.Dataset":
+        """See `Snapshot.to_xarray`."""
+        return await self._read(lambda snapshot: snapshot.to_xarray(burn, thin, pars, chunks=chunks))
+
+    async def to_datatree(
+        self,
+        burn: int = 0,
+        thin: int = 1,
+        pars: Sequence[str] | None = None,
+        *,
+        chunks: Chunks = None,
+        named: bool = True,
+        stats: Collection[str] | None = None,
+    ) -> "xarray.DataTree":
+        """See `Snapshot.to_datatree`."""
+        return await self._read(
+            lambda snapshot: snapshot.to_datatree(burn, thin, pars, chunks=chunks, named=named, stats=stats)
+        )
 
     @classmethod
     async def read_epoch(cls, fn: str | os.PathLike[str], iepoch: int = -1) -> EpochDict:

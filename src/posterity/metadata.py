@@ -13,6 +13,7 @@ import platform
 import socket
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -90,9 +91,10 @@ class Metadata(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     def __post_init__(self) -> None:
         for name, parameters in self.parameters.items():
-            names = [parameter.name for parameter in parameters]
-            if twice := sorted({each for each in names if names.count(each) > 1}):
-                raise ValueError(f"parameters[{name!r}] has {twice[0]!r} twice; each name must be another one")
+            names = Counter(parameter.name for parameter in parameters)
+            if len(names) < len(parameters):
+                twice = names.most_common(1)[0][0]
+                raise ValueError(f"parameters[{name!r}] has {twice!r} twice; each name must be another one")
         for axis, size in self.chains.items():
             if not axis or size < 1:
                 raise ValueError(f"an axis of chains has a name and at least one member, got {axis!r}: {size}")

@@ -4,8 +4,8 @@ Up the stream: `snapshot`. Down the stream: `backend`, `run`.
 """
 
 import os
-from collections.abc import Iterable, Sequence
-from typing import Generic, TypeVar
+from collections.abc import Collection, Iterable, Sequence
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from .epoch import EpochDict, to_epoch
 from .metadata import Metadata
@@ -14,6 +14,10 @@ from .selection import flatten_samples as flatten_arrays
 from .singlefile import read_epoch
 from .snapshot import Snapshot
 from .tree import Array
+from .variables import Chunks
+
+if TYPE_CHECKING:
+    import xarray
 
 EpochT = TypeVar("EpochT")
 
@@ -64,6 +68,32 @@ class Reads(Generic[EpochT]):
         """See `Snapshot.load`."""
         with self.snapshot() as snapshot:
             return snapshot.load(iepoch, eclass, pars)
+
+    def to_xarray(
+        self,
+        burn: int = 0,
+        thin: int = 1,
+        pars: Sequence[str] | None = None,
+        *,
+        chunks: Chunks = "epoch",
+    ) -> "xarray.Dataset":
+        """See `Snapshot.to_xarray`."""
+        with self.snapshot() as snapshot:
+            return snapshot.to_xarray(burn, thin, pars, chunks=chunks)
+
+    def to_datatree(
+        self,
+        burn: int = 0,
+        thin: int = 1,
+        pars: Sequence[str] | None = None,
+        *,
+        chunks: Chunks = None,
+        named: bool = True,
+        stats: Collection[str] | None = None,
+    ) -> "xarray.DataTree":
+        """See `Snapshot.to_datatree`."""
+        with self.snapshot() as snapshot:
+            return snapshot.to_datatree(burn, thin, pars, chunks=chunks, named=named, stats=stats)
 
     @classmethod
     def read_epoch(cls, fn: str | os.PathLike[str], iepoch: int = -1) -> EpochDict:
