@@ -123,7 +123,9 @@ for _ in sampler.sample(backend.get_last_sample(), iterations=10_000):
 def test_a_sampler_that_is_killed_goes_on_from_whole_steps(tmp_path):
     """After two kills in the middle of sampling the chain is that of a sampler that was never stopped."""
     for _ in range(2):
-        sampler = subprocess.Popen([sys.executable, "-c", SAMPLER, str(tmp_path / "run")], cwd=HERE, text=True, stdout=-1)
+        sampler = subprocess.Popen(
+            [sys.executable, "-c", SAMPLER, str(tmp_path / "run")], cwd=HERE, text=True, stdout=-1
+        )
         for line in sampler.stdout:
             if int(line) % 60 == 0:
                 break
