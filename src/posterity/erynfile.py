@@ -134,6 +134,8 @@ class ErynChain:
     def _rows(self, name: str, steps: Array) -> Array:
         """`(nsteps, ntemps, ...)` as `(nsteps, nchain, dim)`."""
         if name == BETA:
+            if self.ensemble.ntemps == 1 and not steps.any():  # the sampler had none, and none were written
+                steps = np.full(steps.shape, np.nan, steps.dtype)
             steps = np.repeat(steps, self.ensemble.nwalkers, axis=1)
         return steps.reshape(len(steps), self.ensemble.nchain, -1)
 

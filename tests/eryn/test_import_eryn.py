@@ -34,7 +34,7 @@ def values_of(backend, *, has_rj):
 @pytest.mark.parametrize("name", CASES)
 def test_an_imported_file_has_all_that_eryn_reads_from_it(tmp_path, monkeypatch, name):
     """In epochs of a few steps, and a sampler goes on from it, which from the file it couldn't."""
-    monkeypatch.setattr(importing, "MAX_BYTES", 5_000)
+    monkeypatch.setattr(importing, "MAX_BYTES", 1_500)
     case, theirs = CASES[name](), HDFBackend(str(tmp_path / "theirs.h5"))
     case.run(theirs, 12)
     done = []
@@ -46,14 +46,13 @@ def test_an_imported_file_has_all_that_eryn_reads_from_it(tmp_path, monkeypatch,
     has_rj = name.startswith("jumps")
     with ErynBackend(tmp_path / "run") as ours:
         left, right = values_of(theirs, has_rj=has_rj), values_of(ours, has_rj=has_rj)
-        if name == "plain":  # of no temperatures there are no betas; the file has zeros
-            left.pop("get_betas")
-            right.pop("get_betas")
+        if name == "plain":  # without temperatures there are no betas; the file has zeros
+            assert not left.pop("get_betas").any()
+            assert np.isnan(right.pop("get_betas")).all()
         np.testing.assert_equal(right, left)
         assert ours.key_order == case.sampler(None).key_order
-        if name != "plain":
-            case.sampler(ours).run_mcmc(None, 2)
-            assert ours.iteration == 14
+        case.sampler(ours).run_mcmc(None, 2)
+        assert ours.iteration == 14
 
 
 def test_what_is_no_chain_of_eryns_is_refused(tmp_path, monkeypatch):
@@ -64,7 +63,7 @@ def test_what_is_no_chain_of_eryns_is_refused(tmp_path, monkeypatch):
         import_eryn(tmp_path / "none.h5", tmp_path / "run")
     with pytest.raises(KeyError, match="it has 'mcmc'"):
         import_eryn(path, tmp_path / "run", name="other")
-    monkeypatch.setattr(importing, "MAX_BYTES", 5_000)
+    monkeypatch.setattr(importing, "MAX_BYTES", 1_500)
 
     def stop(done, total):
         raise KeyboardInterrupt
