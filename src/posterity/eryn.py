@@ -36,7 +36,7 @@ from .branches import (
     nothing_counted,
 )
 from .epoch import Epoch
-from .errors import Closed, EpochMismatch
+from .errors import Closed, EpochMismatch, RunExists
 from .erynreads import ErynReads
 from .metadata import check_parameters
 from .options import parse_options
@@ -218,9 +218,19 @@ class ErynBackend(ErynReads):
         if self._written is not None:
             self._written.face.reset()
             self.close()
-        options["mode"] = "w" if self._replaces else "x"  # "x": somebody else may have begun one since
+        if not self._replaces:
+            self._check_none_began()
+        options["mode"] = "w"  # what is there, if anything is, has no steps
         face: DefaultBackend[Epoch] = DefaultBackend(0, outdir=self.outdir, **options)
         self._write(face, Recorded(ensemble, info, nothing_counted(ensemble)))
+
+    def _check_none_began(self) -> None:
+        run = StoredRun(self.outdir)
+        try:
+            if run.recorded is not None:
+                raise RunExists(f"somebody else began a run in {self.outdir} since this backend was made")
+        finally:
+            run.close()
 
     def reset_base(self) -> None:
         """Start empty, with what the last chain was started with."""

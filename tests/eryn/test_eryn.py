@@ -13,7 +13,7 @@ from eryn.backends import Backend, HDFBackend
 from eryn.state import State
 from eryn_cases import CASES, NWALKERS, Jumps, Plain, Tempered
 
-from posterity import EpochMismatch, Parameter, RunLocked, open_run
+from posterity import EpochMismatch, Parameter, RunExists, RunLocked, open_run
 from posterity.eryn import ErynBackend
 
 pytestmark = pytest.mark.timeout(300)
@@ -227,6 +227,23 @@ def test_reset_starts_empty_for_other_shapes(tmp_path):
         assert backend.rj
         assert backend.note == "kept"
         assert backend.iteration == 1
+
+
+def test_a_run_that_was_reset_and_got_no_step_begins_again(tmp_path):
+    """The folder holds an empty run then; who opens it next isn't refused. A run that somebody else began is."""
+    with ErynBackend(tmp_path / "run") as backend:
+        Tempered().run(backend, 3)
+        backend.reset_base()
+    with ErynBackend(tmp_path / "run") as backend, ErynBackend(tmp_path / "other") as late:
+        assert not backend.initialized
+        Tempered().run(backend, 4)
+        assert backend.iteration == 4
+        with ErynBackend(tmp_path / "other") as first:
+            Tempered().run(first, 2)
+        with pytest.raises(RunExists, match="somebody else"):
+            begin(late)
+    with ErynBackend(tmp_path / "run") as backend:
+        assert backend.iteration == 4
 
 
 def test_a_backend_that_only_reads(tmp_path):
