@@ -4,6 +4,8 @@ from .aio import AsyncBackend
 from .aioreads import AsyncSnapshot
 from .audit import Findings, Problem, verify
 from .backend import DefaultBackend
+from .diagnosis import Diagnosis
+from .diagnostics import Diagnostics, Stop
 from .epoch import Epoch
 from .errors import (
     Burned,
@@ -45,6 +47,8 @@ __all__ = [
     "Closed",
     "Damaged",
     "DefaultBackend",
+    "Diagnosis",
+    "Diagnostics",
     "Epoch",
     "EpochMismatch",
     "Findings",
@@ -67,6 +71,7 @@ __all__ = [
     "SnapshotExpired",
     "State",
     "Status",
+    "Stop",
     "UnknownOption",
     "UntrustedClass",
     "WriteFailed",
