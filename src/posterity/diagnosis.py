@@ -11,8 +11,8 @@ from .diagnostics import Array, Chains, Diagnostics
 
 Read: TypeAlias = Callable[[int, int, Sequence[str]], dict[str, Array]]
 LOOK_EVERY_S = 0.2
-_PIECE_BYTES = 2 << 20  # too little to be read by several threads
-_FIRST_PIECE = 16
+_PIECE_BYTES = 2 << 20  # too little to be read by several threads; an epoch that is larger is read at once
+_FIRST_PIECE = 1
 
 
 class Diagnosis:
@@ -48,7 +48,7 @@ class Diagnosis:
             run: which run, and which generation of it.
             burn: the position of the first sample that is left.
             stop: the position after the last one that can be read.
-            read: gives samples, from a position, so many, of some names.
+            read: gives samples, from a position to the end of an epoch, about so many, of some names.
         """
         with self._lock:
             if run != self._run:

@@ -64,18 +64,14 @@ def count_samples(registry: Registry, burn: int, thin: int) -> int:
     return max(0, -(-(registry.nsamples_left - burn) // thin))
 
 
-def pieces(registry: Registry, burn: int, thin: int, most: int | None = None) -> Iterator[Piece]:
-    """What to read of which epoch, `most` samples or all: thinning goes on across the borders of epochs."""
+def pieces(registry: Registry, burn: int, thin: int, stop: int | None = None) -> Iterator[Piece]:
+    """What to read of which epoch, before epoch `stop` if that is given: thinning goes on across the borders."""
     start = registry.burn + burn
     at = 0
-    for i in range(registry.epoch_at(start), registry.next_index):
-        if at == most:
-            return
+    for i in range(registry.epoch_at(start), registry.next_index if stop is None else stop):
         entry = registry.entries[i]
         first = start + at * thin
         count = max(0, -(-(entry.stop - first) // thin))
-        if most is not None:
-            count = min(count, most - at)
         if count:
             yield Piece(entry.index, first - entry.first, at, count)
             at += count

@@ -233,10 +233,13 @@ class Snapshot(Generic[E_co]):
             n -= 1
         return entries[n - 1].stop if n else 0
 
-    def _read_samples(self, start: int, n: int, names: Sequence[str]) -> dict[str, Array]:
-        """The samples from position `start` on, `n` of them."""
-        gathering = Gathering(self._disk, self._there(), self.registry, list(names), ..., n, 1, verify=False)
-        gathering.gather(list(pieces(self.registry, start - self.burn, 1, n)))
+    def _read_samples(self, start: int, most: int, names: Sequence[str]) -> dict[str, Array]:
+        """The samples from position `start` on, to the end of an epoch: `most` of them, or one epoch."""
+        registry = self.registry
+        end = max(registry.epoch_at(start + most), registry.epoch_at(start) + 1)
+        n = registry.entries[end - 1].stop - start
+        gathering = Gathering(self._disk, self._there(), registry, list(names), ..., n, 1, verify=False)
+        gathering.gather(list(pieces(registry, start - self.burn, 1, end)))
         return gathering.results
 
     # ---- stats ---------------------------------------------------------------------------------------------------
