@@ -108,8 +108,8 @@ class Stop(msgspec.Struct, frozen=True, kw_only=True):
 class Chains:
     """The chains of some names, from position `first` of the run on, as far as they were added.
 
-    There are 256 blocks or more, of which a burn takes whole ones; with more than 8192 components of all chains
-    together there may be fewer, down to 32. Memory is bounded: 0.3 MB for each component of up to 32 chains, 64 MB if
+    There are 256 blocks or more, half as many after a burn, which takes whole ones. With more than 8192 components of
+    all chains together there may be fewer, down to 32. Memory is bounded: 0.3 MB for each component of up to 32 chains, 64 MB if
     there are many, and 1 kB for each component of a chain above that. What is added costs its size, what is asked costs
     the same however long the chains are.
     """
@@ -169,7 +169,7 @@ class Chains:
         blocks = next(iter(self._names.values()))
         count = -(-(burn - self.first) // blocks.size)
         left = len(blocks) - count
-        if left <= 0 or (left < self._least and blocks.size > 1):
+        if left <= 0 or (2 * left < self._least and blocks.size > 1):
             return False
         for each in (*self._names.values(), self._moves):
             each.drop(count)
@@ -221,8 +221,8 @@ def _examined(blocks: Blocks) -> _Examined:
     mean, squares = np.concatenate([first.mean, second.mean]), np.concatenate([first.squares, second.squares])
     halves = Moments(first.n, mean, squares)
     classic = _rhat(whole) if len(whole.mean) > 1 else nothing
-    ess = np.where(is_finite, _ess(blocks, halves), np.nan)
-    return _Examined(_rhat(halves), classic, ess, is_finite)
+    found = (np.where(is_finite, numbers, np.nan) for numbers in (_rhat(halves), classic, _ess(blocks, halves)))
+    return _Examined(*found, is_finite)
 
 
 def _rhat(chains: Moments) -> Floats:
