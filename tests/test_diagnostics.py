@@ -144,7 +144,8 @@ def test_a_drift_shows_in_split_rhat_alone():
     """Chains that wander off together agree with each other, but not with their own past."""
     samples = autoregressive(4, 1, 50_000, phi=0.5) + np.linspace(0, 3, 50_000)
     found = told(samples, [10_000] * 5)
-    assert found.classic_rhat["p"][0] < 1.01 < 1.1 < found.max_rhat
+    assert found.classic_rhat["p"][0] < 1.01
+    assert found.max_rhat > 1.1
     np.testing.assert_allclose(found.rhat["p"], expected_rhat(samples, "split"), rtol=2e-3)
 
 

@@ -109,9 +109,9 @@ class Chains:
     """The chains of some names, from position `first` of the run on, as far as they were added.
 
     There are 256 blocks or more, half as many after a burn, which takes whole ones. With more than 8192 components of
-    all chains together there may be fewer, down to 32. Memory is bounded: 0.3 MB for each component of up to 32 chains, 64 MB if
-    there are many, and 1 kB for each component of a chain above that. What is added costs its size, what is asked costs
-    the same however long the chains are.
+    all chains together there may be fewer, down to 32. Memory is bounded: 0.3 MB for each component of up to 32 chains,
+    64 MB if there are many, and 1 kB for each component of a chain above that. What is added costs its size, what is
+    asked costs the same however long the chains are.
     """
 
     def __init__(self, first: int, shapes: Mapping[str, tuple[int, int]]) -> None:
