@@ -221,8 +221,8 @@ def _examined(blocks: Blocks) -> _Examined:
     mean, squares = np.concatenate([first.mean, second.mean]), np.concatenate([first.squares, second.squares])
     halves = Moments(first.n, mean, squares)
     classic = _rhat(whole) if len(whole.mean) > 1 else nothing
-    found = (np.where(is_finite, numbers, np.nan) for numbers in (_rhat(halves), classic, _ess(blocks, halves)))
-    return _Examined(*found, is_finite)
+    rhat, classic, ess = (np.where(is_finite, each, np.nan) for each in (_rhat(halves), classic, _ess(blocks, halves)))
+    return _Examined(rhat, classic, ess, is_finite)
 
 
 def _rhat(chains: Moments) -> Floats:
