@@ -13,6 +13,7 @@ from .errors import (
     Closed,
     Damaged,
     EpochMismatch,
+    ExportExists,
     ForeignFiles,
     Forked,
     MailboxFull,
@@ -20,6 +21,7 @@ from .errors import (
     NewerFormat,
     NotStorable,
     NotWritten,
+    OnlyInMemory,
     PosterityError,
     RunExists,
     RunLocked,
@@ -28,6 +30,8 @@ from .errors import (
     UntrustedClass,
     WriteFailed,
 )
+from .export import export_netcdf, export_zarr
+from .metadata import Metadata, Parameter
 from .receipts import Promise, Receipt
 from .repairs import Repairs, repair
 from .run import AsyncRun, Run, open_run
@@ -51,14 +55,18 @@ __all__ = [
     "Diagnostics",
     "Epoch",
     "EpochMismatch",
+    "ExportExists",
     "Findings",
     "ForeignFiles",
     "Forked",
     "MailboxFull",
+    "Metadata",
     "MissingExtra",
     "NewerFormat",
     "NotStorable",
     "NotWritten",
+    "OnlyInMemory",
+    "Parameter",
     "PosterityError",
     "Problem",
     "Promise",
@@ -75,6 +83,8 @@ __all__ = [
     "UnknownOption",
     "UntrustedClass",
     "WriteFailed",
+    "export_netcdf",
+    "export_zarr",
     "open_run",
     "read_epoch",
     "repair",

@@ -20,6 +20,7 @@ from .aioreads import AsyncReads, AsyncSnapshot, Readers, in_thread
 from .diagnosis import Diagnosis
 from .epoch import EpochDict
 from .errors import Closed
+from .metadata import Metadata
 from .options import Options, parse_options
 from .receipts import Receipt
 from .room import Ticket
@@ -104,7 +105,7 @@ class AsyncBackend(AsyncReads[EpochT]):
     def __repr__(self) -> str:
         if self._opened is None:
             return f"<{type(self).__name__} of {self._options.outdir}: not open yet>"
-        return f"<{type(self).__name__} of {self._opened.disk.folder}: {self.status}>"
+        return f"<{type(self).__name__} of {self._opened.disk.folder}: {self.status}{self.metadata.brief}>"
 
     @property
     def blocking(self) -> "DefaultBackend[EpochT]":
@@ -112,6 +113,11 @@ class AsyncBackend(AsyncReads[EpochT]):
         from .backend import DefaultBackend  # noqa: PLC0415  # each of the twins knows the other
 
         return DefaultBackend._of(self._service)
+
+    @property
+    def metadata(self) -> Metadata:
+        """See `Snapshot.metadata`; it is that of now, and nothing is waited for."""
+        return self._service.ledger.registry.metadata
 
     # ---- handing over --------------------------------------------------------------------------------------------
 
@@ -135,12 +141,14 @@ class AsyncBackend(AsyncReads[EpochT]):
         else:
             threads = self._readers if isinstance(epoch, (str, os.PathLike)) else self._copiers
             prepared = await threads.run(prepare)
+        if is_quick and service.try_hand_over(prepared, copy=copy) is not None:
+            return
         ticket = ledger.ask_room(prepared, Loop().is_open)
         try:
             waited_s = await self._wait_for_room(ticket, timeout_s)
             own = partial(service.own, prepared, copy=copy)
             held = own() if is_quick else await self._copiers.run(own)
-            service.hand_over(ticket, prepared, held, copy=copy, waited_s=waited_s)
+            ledger.hand_over(ticket, prepared, held, waited_s)
         finally:
             ledger.give_up(ticket)
 

@@ -6,10 +6,10 @@ Up the stream: `snapshot`. Down the stream: `aio`, `run`.
 import os
 import threading
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Generator, Iterable, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -19,13 +19,18 @@ from .diagnosis import LOOK_EVERY_S, Diagnosis
 from .diagnostics import Diagnostics, Stop
 from .epoch import EpochDict, to_epoch
 from .errors import Closed
+from .metadata import Metadata
 from .registry import Registry
 from .selection import Mask
 from .selection import flatten_samples as flatten_arrays
 from .singlefile import read_epoch
 from .snapshot import Snapshot
 from .tree import Array
+from .variables import Chunks
 from .waiting import Loop, is_in_loop
+
+if TYPE_CHECKING:
+    import xarray
 
 T = TypeVar("T")
 EpochT = TypeVar("EpochT")
@@ -135,6 +140,11 @@ class AsyncSnapshot(Generic[EpochT]):
         """See `Snapshot.epochs`."""
         return self._snapshot.epochs
 
+    @property
+    def metadata(self) -> Metadata:
+        """See `Snapshot.metadata`."""
+        return self._snapshot.metadata
+
     async def get(self, ind: int = -1) -> EpochDict:
         """See `Snapshot.get`."""
         return await self._readers.run(lambda: self._snapshot.get(ind))
@@ -170,6 +180,32 @@ class AsyncSnapshot(Generic[EpochT]):
         """See `Snapshot.diagnose`."""
         return await self._readers.run(lambda: self._snapshot.diagnose(diagnosis))
 
+    async def to_xarray(
+        self,
+        burn: int = 0,
+        thin: int = 1,
+        pars: Sequence[str] | None = None,
+        *,
+        chunks: Chunks = "epoch",
+    ) -> "xarray.Dataset":
+        """See `Snapshot.to_xarray`."""
+        return await self._readers.run(lambda: self._snapshot.to_xarray(burn, thin, pars, chunks=chunks))
+
+    async def to_datatree(
+        self,
+        burn: int = 0,
+        thin: int = 1,
+        pars: Sequence[str] | None = None,
+        *,
+        chunks: Chunks = None,
+        named: bool = True,
+        stats: Collection[str] | None = None,
+    ) -> "xarray.DataTree":
+        """See `Snapshot.to_datatree`."""
+        return await self._readers.run(
+            lambda: self._snapshot.to_datatree(burn, thin, pars, chunks=chunks, named=named, stats=stats)
+        )
+
 
 class AskedSnapshot(Generic[EpochT]):
     """A snapshot that was asked for: it is awaited, or entered with `async with`."""
@@ -202,6 +238,11 @@ class AsyncReads(Generic[EpochT]):
     _readers: Readers
 
     def _snapshot(self) -> Snapshot[Any]:
+        raise NotImplementedError
+
+    @property
+    def metadata(self) -> Metadata:
+        """See `Snapshot.metadata`; it is that of the latest snapshot, and nothing is waited for."""
         raise NotImplementedError
 
     async def _take_snapshot(self) -> Snapshot[Any]:
@@ -255,6 +296,32 @@ class AsyncReads(Generic[EpochT]):
     async def load(self, iepoch: int = -1, eclass: type | None = None, pars: Sequence[str] | None = None) -> EpochT:
         """See `Snapshot.load`."""
         return await self._read(lambda snapshot: snapshot.load(iepoch, eclass, pars))
+
+    async def to_xarray(
+        self,
+        burn: int = 0,
+        thin: int = 1,
+        pars: Sequence[str] | None = None,
+        *,
+        chunks: Chunks = "epoch",
+    ) -> "xarray.Dataset":
+        """See `Snapshot.to_xarray`."""
+        return await self._read(lambda snapshot: snapshot.to_xarray(burn, thin, pars, chunks=chunks))
+
+    async def to_datatree(
+        self,
+        burn: int = 0,
+        thin: int = 1,
+        pars: Sequence[str] | None = None,
+        *,
+        chunks: Chunks = None,
+        named: bool = True,
+        stats: Collection[str] | None = None,
+    ) -> "xarray.DataTree":
+        """See `Snapshot.to_datatree`."""
+        return await self._read(
+            lambda snapshot: snapshot.to_datatree(burn, thin, pars, chunks=chunks, named=named, stats=stats)
+        )
 
     async def diagnose(self, diagnosis: Diagnosis | None = None) -> Diagnostics | None:
         """See `Snapshot.diagnose`."""

@@ -6,14 +6,27 @@ Up the stream: `epochfile` walks the files. Down the stream: `recovery` refuses 
 import logging
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from .catalog import Catalog, pack_sums
 from .disk import Disk
 from .epochreader import FileHead, Reader
 from .errors import Damaged, ForeignFiles
-from .journal import AnyRecord, Began, Burned, Described, Dropped, Grouped, Passed, Place, Published, Rewritten, Stored
+from .journal import (
+    Annotated,
+    AnyRecord,
+    Began,
+    Burned,
+    Described,
+    Dropped,
+    Grouped,
+    Passed,
+    Place,
+    Published,
+    Rewritten,
+    Stored,
+)
 from .layout import Frame
 from .options import file_name, file_pattern
 
@@ -91,7 +104,7 @@ def newest(sources: Iterable[Source], run_id: bytes, generation: int) -> list[So
 
 
 def catalog_from_files(
-    disk: Disk, began: Began, sources: Iterable[Source], known: Catalog | None, losses: list[str] | None
+    disk: Disk, began: Began, sources: Sequence[Source], known: Catalog | None, losses: list[str] | None
 ) -> Catalog:
     """The catalog of the epochs in some files.
 
@@ -101,13 +114,34 @@ def catalog_from_files(
         Damaged: something is lost, and nobody wants to be told.
     """
     catalog = Catalog(began)
+    if known is not None and known.annotation:
+        catalog.apply(Annotated(known.annotation))
+    else:
+        _annotate(disk, catalog, sources)
+    files: list[tuple[Source, list[tuple[int, Frame]]]] = []
     for source in sources:
         frames, damaged = _frames(disk, began, source)
         for offset in damaged:
             _lose(losses, f"{source.name} is damaged at offset {offset}, and no journal says what was there")
         if frames:
-            _take_in_file(catalog, source, frames, known, losses)
+            files.append((source, frames))
+    stops = [frames[0][1].epoch for _, frames in files[1:]] + [frames[-1][1].epoch + 1 for _, frames in files[-1:]]
+    for (source, frames), stop in zip(files, stops, strict=True):
+        _take_in_file(catalog, source, frames, stop, known, losses)
     return catalog
+
+
+def _annotate(disk: Disk, catalog: Catalog, sources: Sequence[Source]) -> None:
+    """Take in what the newest of the files that say so say of the meaning of the numbers."""
+    for source in reversed(sources):
+        try:
+            with Reader.open(disk, source.name) as reader:
+                text = reader.read_metadata()
+            if text is not None:
+                catalog.apply(Annotated(text))
+                return
+        except OSError as error:
+            logger.warning("%s: its metadata can't be read: %s", source.name, error)
 
 
 def _frames(disk: Disk, began: Began, source: Source) -> tuple[list[tuple[int, Frame]], list[int]]:
@@ -131,18 +165,21 @@ def _take_in_file(
     catalog: Catalog,
     source: Source,
     frames: list[tuple[int, Frame]],
+    stop: int,
     known: Catalog | None,
     losses: list[str] | None,
 ) -> None:
+    """`stop`: where the next file begins; what is lost before it is grouped into this one."""
     number, rewrite = source.head.number, source.head.rewrite
-    if not catalog.places:
-        _pass_burned(catalog, frames[0][1], known)
-        catalog.apply(Dropped(len(catalog.places)))
-    elif frames[0][1].epoch > len(catalog.places):
+    is_first = not catalog.places
+    if not is_first and frames[0][1].epoch > len(catalog.places):
         what = f"{source.name} has epoch {frames[0][1].epoch} where epoch {len(catalog.places)} belongs"
         _lose(losses, f"{what}; a file is missing")
         _pass_lost(catalog, frames[0][1], known)
-    catalog.apply(Grouped(len(catalog.places), number, frames[-1][1].epoch - len(catalog.places) + 1))
+    catalog.apply(Grouped(len(catalog.places), number, stop - len(catalog.places)))
+    if is_first:
+        _pass_burned(catalog, frames[0][1], known)
+        catalog.apply(Dropped(len(catalog.places)))
     for i, (base, frame) in enumerate(frames):
         if i > 0 and frame.epoch > len(catalog.places):
             if losses is None:

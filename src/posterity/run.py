@@ -27,6 +27,7 @@ from .diagnosis import Diagnosis
 from .disk import Disk
 from .errors import Closed, PosterityError, SnapshotExpired
 from .journal import Follower
+from .metadata import Metadata
 from .reads import Reads
 from .shelf import Shelf
 from .snapshot import Snapshot
@@ -78,12 +79,18 @@ class Run(Reads[EpochT]):
         self.close()
 
     def __repr__(self) -> str:
-        return f"<Run in {self._disk.folder}>"
+        return f"<Run in {self._disk.folder}{self.metadata.brief if self._catalog is not None else ''}>"
 
     @property
     def asynchronous(self) -> "AsyncRun[EpochT]":
         """The awaited face of the same run."""
         return AsyncRun(self)
+
+    @property
+    def metadata(self) -> Metadata:
+        """See `Snapshot.metadata`; it is that of the latest snapshot, and nothing is waited for."""
+        assert self._catalog is not None  # opening took a snapshot
+        return self._catalog.metadata
 
     def snapshot(self) -> "Snapshot[EpochT]":
         """The run as its journal has it now; use it with `with`, or `release` it.
@@ -253,6 +260,11 @@ class AsyncRun(AsyncReads[EpochT]):
     def blocking(self) -> Run[EpochT]:
         """The blocking face of the same run."""
         return self._run
+
+    @property
+    def metadata(self) -> Metadata:
+        """See `Snapshot.metadata`; it is that of the latest snapshot, and nothing is waited for."""
+        return self._run.metadata
 
     def _snapshot(self) -> Snapshot[Any]:
         return self._run.snapshot()
