@@ -3,6 +3,7 @@
 import itertools
 import logging
 import math
+import shutil
 import threading
 import time
 
@@ -269,10 +270,12 @@ def test_a_run_elsewhere_is_followed(tmp_path):
                 assert_of(snapshot.diagnose(diagnosis), [6])
 
 
-def test_a_diagnosis_of_another_run_begins_anew(tmp_path):
-    """What is known of one run isn't taken for another's."""
+@pytest.mark.parametrize("names", ["ab", "aa"])
+def test_a_diagnosis_of_another_run_begins_anew(tmp_path, names):
+    """What is known of one run isn't taken for another's, not even for one that took its place."""
     diagnosis = Diagnosis()
-    for name, index in (("a", 0), ("b", 1)):
+    for name, index in zip(names, (0, 1), strict=True):
+        shutil.rmtree(tmp_path / name, ignore_errors=True)
         with DefaultBackend(outdir=tmp_path / name) as backend:
             backend.ingest(epoch(index))
             backend.ingest(epoch(index + 5))

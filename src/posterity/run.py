@@ -148,7 +148,7 @@ class Run(Reads[EpochT]):
         shelf = _RunShelf(self, catalog)
         run_id = catalog.began.run_id
         snapshot: Snapshot[EpochT] = Snapshot(
-            registry, shelf, self._disk, release=end, abandon=end, trusted=self._trusted, run_id=run_id
+            registry, shelf, self._disk, release=end, abandon=end, trusted=self._trusted, run_key=run_id
         )
         return snapshot, (run_id, registry.generation, registry.nsamples, registry.burn)
 

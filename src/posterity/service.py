@@ -63,6 +63,7 @@ class Service:
         self._kinds = Kinds()
         self._meter = Meter()
         self._faces: set[int] = set()
+        self._session = os.urandom(16)  # a diagnosis trusts no other one: its last epochs may have been lost
         self._writer = Writer(self.ledger, self.store, str(self.disk.folder))
         try:
             if goes_on is not None and nchain:
@@ -206,6 +207,7 @@ class Service:
             release=partial(self._unpin, view.pin),
             abandon=partial(ledger.unpin_later, view.pin),
             trusted=self.options.trusted_classes,
+            run_key=self._session,
         )
 
     def _unpin(self, pin: Pin) -> None:

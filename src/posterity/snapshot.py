@@ -50,7 +50,7 @@ class Snapshot(Generic[E_co]):
         release: Callable[[], None] = _nothing,
         abandon: Callable[[], None] = _nothing,
         trusted: Sequence[str] = (),
-        run_id: bytes = b"",
+        run_key: bytes = b"",
     ) -> None:
         self.registry = registry
         self._diagnostics: Diagnostics | None = None
@@ -59,7 +59,7 @@ class Snapshot(Generic[E_co]):
         self._release = release
         self._abandon = abandon
         self._trusted = trusted
-        self._run_id = run_id
+        self._run_key = run_key
         self._others: list[None] = []  # one for each other snapshot that needs what this one does
 
     def _shared(self) -> "Snapshot[E_co]":
@@ -71,7 +71,7 @@ class Snapshot(Generic[E_co]):
             release=self._release,
             abandon=self._abandon,
             trusted=self._trusted,
-            run_id=self._run_id,
+            run_key=self._run_key,
         )
         self._others.append(None)
         other._others = self._others
@@ -256,7 +256,7 @@ class Snapshot(Generic[E_co]):
             SnapshotExpired, Damaged: see `get_samples`. What was read before counts.
         """
         diagnosis = Diagnosis() if diagnosis is None else diagnosis
-        run = (str(self._disk.folder), self._run_id, self.registry.generation)
+        run = (str(self._disk.folder), self._run_key, self.registry.generation)
         self._diagnostics = diagnosis.follow(run, self.registry.burn, self._end_of_fetched(), self._read_samples)
         return self._diagnostics
 
