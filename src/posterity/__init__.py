@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 from .aio import AsyncBackend
 from .aioreads import AsyncSnapshot
 from .backend import DefaultBackend
+from .diagnosis import Diagnosis
+from .diagnostics import Diagnostics, Stop
 from .epoch import Epoch
 from .errors import (
     Burned,
@@ -54,6 +56,8 @@ __all__ = [
     "Closed",
     "Damaged",
     "DefaultBackend",
+    "Diagnosis",
+    "Diagnostics",
     "Epoch",
     "EpochMismatch",
     "ExportExists",
@@ -80,6 +84,7 @@ __all__ = [
     "SnapshotExpired",
     "State",
     "Status",
+    "Stop",
     "UnknownOption",
     "UntrustedClass",
     "WriteFailed",

@@ -6,7 +6,7 @@ Up the stream: `snapshot`. Down the stream: `aio`, `run`.
 import os
 import threading
 import weakref
-from collections.abc import Awaitable, Callable, Collection, Generator, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Generator, Iterable, Sequence
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
@@ -15,7 +15,10 @@ import anyio
 import anyio.to_thread
 from anyio.lowlevel import checkpoint, current_token
 
+from .diagnosis import LOOK_EVERY_S, Diagnosis
+from .diagnostics import Diagnostics, Stop
 from .epoch import EpochDict, to_epoch
+from .errors import Closed
 from .metadata import Metadata
 from .registry import Registry
 from .selection import Mask
@@ -168,6 +171,15 @@ class AsyncSnapshot(Generic[EpochT]):
         """See `Snapshot.load`."""
         return await self._readers.run(lambda: self._snapshot.load(iepoch, eclass, pars))
 
+    @property
+    def diagnostics(self) -> Diagnostics | None:
+        """See `Snapshot.diagnostics`."""
+        return self._snapshot.diagnostics
+
+    async def diagnose(self, diagnosis: Diagnosis | None = None) -> Diagnostics | None:
+        """See `Snapshot.diagnose`."""
+        return await self._readers.run(lambda: self._snapshot.diagnose(diagnosis))
+
     async def to_xarray(
         self,
         burn: int = 0,
@@ -310,6 +322,28 @@ class AsyncReads(Generic[EpochT]):
         return await self._read(
             lambda snapshot: snapshot.to_datatree(burn, thin, pars, chunks=chunks, named=named, stats=stats)
         )
+
+    async def diagnose(self, diagnosis: Diagnosis | None = None) -> Diagnostics | None:
+        """See `Snapshot.diagnose`."""
+        return await self._read(lambda snapshot: snapshot.diagnose(diagnosis))
+
+    def updates(
+        self, min_samples: int = 1, *, diagnosis: Diagnosis | None = None
+    ) -> "AsyncIterator[AsyncSnapshot[EpochT]]":
+        """The newest snapshot each time something changed."""
+        raise NotImplementedError
+
+    async def until(
+        self, stop: Stop, *, diagnosis: Diagnosis | None = None, every_s: float = LOOK_EVERY_S
+    ) -> Diagnostics:
+        """See `DefaultBackend.until`."""
+        async for snapshot in self.updates(diagnosis=diagnosis or Diagnosis()):
+            snapshot.release()
+            found = snapshot.diagnostics
+            if found is not None and stop.is_met(found):
+                return found
+            await anyio.sleep(every_s)
+        raise Closed(f"the run was closed before it met {stop}")
 
     @classmethod
     async def read_epoch(cls, fn: str | os.PathLike[str], iepoch: int = -1) -> EpochDict:

@@ -10,6 +10,7 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from .diagnosis import Diagnosis
 from .epoch import EpochDict
 from .errors import Closed
 from .metadata import Metadata
@@ -57,6 +58,8 @@ class DefaultBackend(Reads[EpochT]):
         exit_timeout_s: how long the end of the process waits for a disk that fails.
         flush_on_sigterm: on SIGTERM write everything first, then die of it. Needs the main thread.
         trusted_classes: dotted names of epoch classes that `load` may import.
+        diagnose: whether `status.diagnostics` has R-hat, ESS and acceptance of "p", or of the names that are given. A
+            thread works them out, at about a millisecond for each MB of samples.
         parameters: names of the components of "p", or `Parameter`s with label, unit and LaTeX; or a dict of such lists,
             for other samples too.
         chains: what the axis of chains is made of, outermost first: `{"temperature": 4, "walker": 16}`.
@@ -226,10 +229,14 @@ class DefaultBackend(Reads[EpochT]):
         """
         return self._service.snapshot()  # type: ignore[return-value]  # the epoch class is the caller's word
 
-    def updates(self, min_samples: int = 1) -> "Iterator[Snapshot[EpochT]]":
+    def updates(self, min_samples: int = 1, *, diagnosis: Diagnosis | None = None) -> "Iterator[Snapshot[EpochT]]":
         """The newest snapshot each time something changed, and at least `min_samples` came or a burn took some.
 
         None queue up; it ends when the backend is closed. Each snapshot is released when the next one is asked for.
+        With a `diagnosis` each has `diagnostics`.
+
+        Raises:
+            KeyError, TypeError: see `Snapshot.diagnose`.
         """
         self._service.check_process()
         ledger = self._service.ledger
@@ -245,6 +252,8 @@ class DefaultBackend(Reads[EpochT]):
             with snapshot:
                 registry = snapshot.registry
                 seen = (registry.generation, registry.nsamples, registry.burn)
+                if diagnosis is not None:
+                    snapshot.diagnose(diagnosis)
                 yield snapshot
 
     # ---- the disk ------------------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from .kinds import Kinds
 from .layout import layout_of
 from .ledger import Ledger, Shapes, check_described
 from .metadata import Metadata
+from .monitor import Monitor
 from .options import Options
 from .pins import Pin
 from .receipts import Receipt
@@ -62,6 +63,7 @@ class Service:
         self._kinds = Kinds()
         self._meter = Meter()
         self._faces: set[int] = set()
+        self._session = os.urandom(16)  # a diagnosis trusts no other one: its last epochs may have been lost
         self._writer = Writer(self.ledger, self.store, str(self.disk.folder))
         try:
             if goes_on is not None and nchain:
@@ -72,9 +74,21 @@ class Service:
             self.store.close()
             self.disk.leave()
             raise
+        self._monitor = self._start_monitor()
         self._tell_what_is_there()
         if options.flush_on_sigterm:
             self.flush_on_sigterm()
+
+    def _start_monitor(self) -> Monitor | None:
+        if not self.options.diagnosed:
+            return None
+        monitor = Monitor(self.ledger, self.snapshot, self.options.diagnosed, str(self.disk.folder))
+        try:
+            monitor.start()
+        except BaseException:  # the system has no thread left
+            self.ask_close()
+            raise
+        return monitor
 
     def _tell_what_is_there(self) -> None:
         if self.store.catalog is None:
@@ -193,6 +207,7 @@ class Service:
             release=partial(self._unpin, view.pin),
             abandon=partial(ledger.unpin_later, view.pin),
             trusted=self.options.trusted_classes,
+            run_key=self._session,
         )
 
     def _unpin(self, pin: Pin) -> None:
@@ -223,6 +238,7 @@ class Service:
             full_in_s=free / bytes_per_s if free is not None and bytes_per_s > 0 else None,
             last_error=str(fault.error) if fault else str(ledger.lost) if ledger.lost else None,
             last_error_at=fault.at if fault else None,
+            diagnostics=self._monitor.diagnostics if self._monitor is not None else None,
         )
 
     def ask_close(self) -> None:
@@ -246,6 +262,8 @@ class Service:
         state = self.ledger.state
         if state.is_over and self.ledger.lost is None:
             self._writer.join()
+            if self._monitor is not None:
+                self._monitor.join()
             if self.ledger.is_unused:
                 self.disk.leave()
             return
