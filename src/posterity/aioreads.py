@@ -148,6 +148,10 @@ class AsyncSnapshot(Generic[EpochT]):
         """See `Snapshot.get_samples`."""
         return await self._readers.run(lambda: self._snapshot.get_samples(burn, thin, pars, mask, flatten, verify))
 
+    async def get_components(self, name: str, start: int, stop: int, burn: int = 0, thin: int = 1) -> Array | None:
+        """See `Snapshot.get_components`."""
+        return await self._readers.run(lambda: self._snapshot.get_components(name, start, stop, burn, thin))
+
     async def get_stats(
         self, epochs: Iterable[int] | None = None, fname: str | os.PathLike[str] | None = None
     ) -> dict[str, EpochDict]:

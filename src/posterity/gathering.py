@@ -16,7 +16,7 @@ from .epochreader import Scratch
 from .errors import Damaged
 from .layout import Layout
 from .registry import Registry
-from .rows import Rows, rows_of, shares_of
+from .rows import Rows, component_rows, rows_of, shares_of
 from .selection import Mask, Piece, chosen_chains
 from .shelf import Shelf
 from .sources import Shelves, Source
@@ -58,6 +58,7 @@ class Gathering:
         n: int,
         thin: int,
         verify: bool,
+        components: tuple[int, int] | None = None,
     ) -> None:
         self._disk = disk
         self._shelf = shelf
@@ -67,6 +68,7 @@ class Gathering:
         self._n = n
         self._thin = thin
         self._verify = verify
+        self._components = components  # from one to another along dim; None: all
         self._shapes: dict[str, tuple[int, int, object]] = {}
         self._first: deque[Shelves] = deque()  # what was opened at the beginning, for whoever comes first
         self.results: dict[str, Array] = {}
@@ -89,9 +91,14 @@ class Gathering:
         leaf = source.layout.by_path[path]
         self._check_length(source, index, leaf)
         nchain, dim, _ = source.layout.leaves[leaf].shape
-        chains = chosen_chains(self._mask, nchain)
         dtype = source.layout.dtypes[leaf]
         self._shapes[path] = (nchain, dim, dtype)
+        if self._components is not None:
+            start, stop = self._components
+            if not 0 <= start < stop <= dim:
+                raise IndexError(f"{name!r} has the components 0 to {dim - 1}; {start} to {stop} were asked for")
+            return component_rows(nchain, dim, start, stop), (nchain, stop - start, self._n), dtype
+        chains = chosen_chains(self._mask, nchain)
         shape = (nchain if chains is None else len(chains), dim, self._n)
         return rows_of(chains, nchain, dim), shape, dtype
 

@@ -32,6 +32,12 @@ def rows_of(chains: Sequence[int] | None, nchain: int, dim: int) -> list[Rows]:
     return found
 
 
+def component_rows(nchain: int, dim: int, start: int, stop: int) -> list[Rows]:
+    """The rows of the components from `start` to `stop` of every chain."""
+    n = stop - start
+    return [Rows(chain * n, chain * dim + start, n) for chain in range(nchain)]
+
+
 def pieces_of(rows: Sequence[Rows], most: int) -> Iterator[Rows]:
     """The same rows, at most so many neighbours at a time."""
     for at, first, n in rows:

@@ -196,6 +196,34 @@ class Snapshot(Generic[E_co]):
         gathering.gather(list(pieces(self.registry, burn, thin)))
         return flatten_samples(gathering.results) if flatten else gathering.results
 
+    def get_components(self, name: str, start: int, stop: int, burn: int = 0, thin: int = 1) -> Array | None:
+        """Some components of one name, where all of them would be too much memory: `[:, start:stop, burn::thin]`.
+
+        Args:
+            name: of the samples.
+            start: the first component along dim.
+            stop: the one after the last.
+            burn: see `get_samples`.
+            thin: see `get_samples`.
+
+        Returns:
+            An array `(nchain, stop - start, n)`, the caller's own; None if nothing is left. Only that is read, unless the
+            run is compressed.
+
+        Raises:
+            IndexError: there aren't so many components.
+            ValueError, KeyError, Damaged: see `get_samples`.
+        """
+        check_thin(burn, thin)
+        n = count_samples(self.registry, burn, thin)
+        if n == 0:
+            return None
+        gathering = Gathering(
+            self._disk, self._there(), self.registry, [name], ..., n, thin, verify=False, components=(start, stop)
+        )
+        gathering.gather(list(pieces(self.registry, burn, thin)))
+        return gathering.results[name]
+
     # ---- stats ---------------------------------------------------------------------------------------------------
 
     def get_stats(
