@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .aioreads import AsyncSnapshot
     from .audit import Findings, Problem, verify
     from .backend import DefaultBackend
+    from .compaction import Compaction, compact
     from .epoch import Epoch
     from .errors import (
         Burned,
@@ -34,9 +35,12 @@ if TYPE_CHECKING:
         UntrustedClass,
         WriteFailed,
     )
+    from .importing import Imported, import_jexplore
+    from .metadata import Metadata, Parameter
     from .receipts import Promise, Receipt
     from .repairs import Repairs, repair
     from .run import AsyncRun, Run, open_run
+    from .runinfo import EpochInfo, RunInfo, find_runs, run_epochs, run_info
     from .singlefile import read_epoch
     from .snapshot import Snapshot
     from .states import State
@@ -51,18 +55,23 @@ __all__ = [
     "BurnLowered",
     "Burned",
     "Closed",
+    "Compaction",
     "Damaged",
     "DefaultBackend",
     "Epoch",
+    "EpochInfo",
     "EpochMismatch",
     "Findings",
     "ForeignFiles",
     "Forked",
+    "Imported",
     "MailboxFull",
+    "Metadata",
     "MissingExtra",
     "NewerFormat",
     "NotStorable",
     "NotWritten",
+    "Parameter",
     "PosterityError",
     "Problem",
     "Promise",
@@ -70,6 +79,7 @@ __all__ = [
     "Repairs",
     "Run",
     "RunExists",
+    "RunInfo",
     "RunLocked",
     "Snapshot",
     "SnapshotExpired",
@@ -78,9 +88,14 @@ __all__ = [
     "UnknownOption",
     "UntrustedClass",
     "WriteFailed",
+    "compact",
+    "find_runs",
+    "import_jexplore",
     "open_run",
     "read_epoch",
     "repair",
+    "run_epochs",
+    "run_info",
     "verify",
 ]
 
@@ -89,6 +104,7 @@ _MODULES = {
     "aioreads": ["AsyncSnapshot"],
     "audit": ["Findings", "Problem", "verify"],
     "backend": ["DefaultBackend"],
+    "compaction": ["Compaction", "compact"],
     "epoch": ["Epoch"],
     "errors": [
         "Burned",
@@ -111,9 +127,12 @@ _MODULES = {
         "UntrustedClass",
         "WriteFailed",
     ],
+    "importing": ["Imported", "import_jexplore"],
+    "metadata": ["Metadata", "Parameter"],
     "receipts": ["Promise", "Receipt"],
     "repairs": ["Repairs", "repair"],
     "run": ["AsyncRun", "Run", "open_run"],
+    "runinfo": ["EpochInfo", "RunInfo", "find_runs", "run_epochs", "run_info"],
     "singlefile": ["read_epoch"],
     "snapshot": ["Snapshot"],
     "states": ["State"],

@@ -19,6 +19,7 @@ from anyio.lowlevel import checkpoint
 from .aioreads import AsyncReads, AsyncSnapshot, Readers, in_thread
 from .epoch import EpochDict
 from .errors import Closed
+from .metadata import Metadata
 from .options import Options, parse_options
 from .receipts import Receipt
 from .room import Ticket
@@ -111,6 +112,11 @@ class AsyncBackend(AsyncReads[EpochT]):
         from .backend import DefaultBackend  # noqa: PLC0415  # each of the twins knows the other
 
         return DefaultBackend._of(self._service)
+
+    @property
+    def metadata(self) -> Metadata:
+        """See `Snapshot.metadata`; it is that of now, and nothing is waited for."""
+        return self._service.ledger.registry.metadata
 
     # ---- handing over --------------------------------------------------------------------------------------------
 

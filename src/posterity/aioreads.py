@@ -16,6 +16,7 @@ import anyio.to_thread
 from anyio.lowlevel import checkpoint, current_token
 
 from .epoch import EpochDict, to_epoch
+from .metadata import Metadata
 from .registry import Registry
 from .selection import Mask
 from .selection import flatten_samples as flatten_arrays
@@ -132,6 +133,11 @@ class AsyncSnapshot(Generic[EpochT]):
         """See `Snapshot.epochs`."""
         return self._snapshot.epochs
 
+    @property
+    def metadata(self) -> Metadata:
+        """See `Snapshot.metadata`."""
+        return self._snapshot.metadata
+
     async def get(self, ind: int = -1) -> EpochDict:
         """See `Snapshot.get`."""
         return await self._readers.run(lambda: self._snapshot.get(ind))
@@ -194,6 +200,11 @@ class AsyncReads(Generic[EpochT]):
     _readers: Readers
 
     def _snapshot(self) -> Snapshot[Any]:
+        raise NotImplementedError
+
+    @property
+    def metadata(self) -> Metadata:
+        """See `Snapshot.metadata`; it is that of the latest snapshot, and nothing is waited for."""
         raise NotImplementedError
 
     async def _take_snapshot(self) -> Snapshot[Any]:

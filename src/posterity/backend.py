@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from .epoch import EpochDict
 from .errors import Closed
+from .metadata import Metadata
 from .options import parse_options
 from .reads import Reads
 from .receipts import Receipt
@@ -97,6 +98,11 @@ class DefaultBackend(Reads[EpochT]):
         from .aio import AsyncBackend  # noqa: PLC0415  # each of the twins knows the other
 
         return AsyncBackend._of(self._service)
+
+    @property
+    def metadata(self) -> Metadata:
+        """See `Snapshot.metadata`; it is that of now, and nothing is waited for."""
+        return self._service.ledger.registry.metadata
 
     # ---- handing over --------------------------------------------------------------------------------------------
 

@@ -57,9 +57,7 @@ def compact(outdir: str | os.PathLike[str]) -> Compaction:
         backend.flush(publish=True)
     _shorten(Disk(Path(os.fsdecode(outdir))))
     after = run_info(outdir)
-    return Compaction(
-        before.folder, before.file_bytes, after.file_bytes, before.journal_bytes, after.journal_bytes
-    )
+    return Compaction(before.folder, before.file_bytes, after.file_bytes, before.journal_bytes, after.journal_bytes)
 
 
 def _shorten(disk: Disk) -> None:

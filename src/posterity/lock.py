@@ -213,7 +213,9 @@ def writer_of(disk: Disk) -> Holder | None:
         return holder if holder is not None and _may_live(holder) else None
     if owner and holder is None:  # a full disk may have kept it from saying who it is
         here = owner > 0
-        return Holder(socket.gethostname() if here else "another host", owner, _start_of(owner) if here else "", since, "")
+        return Holder(
+            socket.gethostname() if here else "another host", owner, _start_of(owner) if here else "", since, ""
+        )
     return holder if owner else None
 
 

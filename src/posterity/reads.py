@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Generic, TypeVar
 
 from .epoch import EpochDict, to_epoch
+from .metadata import Metadata
 from .selection import Mask
 from .selection import flatten_samples as flatten_arrays
 from .singlefile import read_epoch
@@ -22,6 +23,11 @@ class Reads(Generic[EpochT]):
 
     def snapshot(self) -> "Snapshot[EpochT]":
         """The run at this moment, to read from as often as needed; use it with `with`, or `release` it."""
+        raise NotImplementedError
+
+    @property
+    def metadata(self) -> Metadata:
+        """See `Snapshot.metadata`; it is that of the latest snapshot, and nothing is waited for."""
         raise NotImplementedError
 
     def get(self, ind: int = -1) -> EpochDict:

@@ -14,6 +14,8 @@ from typing import Generic, TypeVar, overload
 
 import msgspec
 
+from .metadata import Metadata
+
 T = TypeVar("T")
 
 
@@ -128,7 +130,7 @@ class Registry(msgspec.Struct, frozen=True, kw_only=True):
     two as survives a power cut.
     `cuts`: for each epoch that was written, how many of its first samples aren't in its file; where that is all of
     them, there is no file. `npublished`: epochs before this one are in files that are published. `ndropped`: epochs
-    before this one have no file any more.
+    before this one have no file any more. `metadata`: what the numbers mean.
     """
 
     generation: int = 0
@@ -141,6 +143,7 @@ class Registry(msgspec.Struct, frozen=True, kw_only=True):
     cuts: Log[int] = msgspec.field(default_factory=Log)
     npublished: int = 0
     ndropped: int = 0
+    metadata: Metadata = Metadata()
 
     @property
     def nwritten(self) -> int:

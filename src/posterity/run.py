@@ -26,6 +26,7 @@ from .catalog import Catalog, replayed
 from .disk import Disk
 from .errors import Closed, PosterityError, SnapshotExpired
 from .journal import Follower
+from .metadata import Metadata
 from .reads import Reads
 from .shelf import Shelf
 from .snapshot import Snapshot
@@ -83,6 +84,12 @@ class Run(Reads[EpochT]):
     def asynchronous(self) -> "AsyncRun[EpochT]":
         """The awaited face of the same run."""
         return AsyncRun(self)
+
+    @property
+    def metadata(self) -> Metadata:
+        """See `Snapshot.metadata`; it is that of the latest snapshot, and nothing is waited for."""
+        assert self._catalog is not None
+        return self._catalog.shown().metadata
 
     def snapshot(self) -> "Snapshot[EpochT]":
         """The run as its journal has it now; use it with `with`, or `release` it.
@@ -234,6 +241,11 @@ class AsyncRun(AsyncReads[EpochT]):
     def blocking(self) -> Run[EpochT]:
         """The blocking face of the same run."""
         return self._run
+
+    @property
+    def metadata(self) -> Metadata:
+        """See `Snapshot.metadata`; it is that of the latest snapshot, and nothing is waited for."""
+        return self._run.metadata
 
     def _snapshot(self) -> Snapshot[Any]:
         return self._run.snapshot()

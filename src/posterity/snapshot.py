@@ -17,6 +17,7 @@ from .epoch import EpochDict, to_epoch
 from .errors import Burned, Closed
 from .gathering import Gathering
 from .layout import Layout
+from .metadata import Metadata
 from .registry import Entry, Registry
 from .selection import Mask, check_thin, count_samples, flatten_samples, pieces
 from .shelf import Shelf
@@ -98,6 +99,11 @@ class Snapshot(Generic[E_co]):
     def epochs(self) -> range:
         """The indices of the epochs that aren't wholly burned."""
         return range(self.registry.first_left, self.registry.next_index)
+
+    @property
+    def metadata(self) -> Metadata:
+        """What the numbers mean, and where they come from: names, units, layout of the chains, attributes, versions."""
+        return self.registry.metadata
 
     # ---- epochs --------------------------------------------------------------------------------------------------
 
