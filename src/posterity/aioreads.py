@@ -138,6 +138,11 @@ class AsyncSnapshot(Generic[EpochT]):
         """See `Snapshot.metadata`."""
         return self._snapshot.metadata
 
+    @property
+    def shapes(self) -> dict[str, tuple[int, int, str]]:
+        """See `Snapshot.shapes`."""
+        return self._snapshot.shapes
+
     async def get(self, ind: int = -1) -> EpochDict:
         """See `Snapshot.get`."""
         return await self._readers.run(lambda: self._snapshot.get(ind))

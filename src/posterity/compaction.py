@@ -31,7 +31,7 @@ class Compaction(msgspec.Struct, frozen=True):
 
     @property
     def saved_bytes(self) -> int:
-        """How many bytes were given back. Negative: a file that was filling up was published, and had nothing to spare."""
+        """How many bytes were given back; below 0 if a file that was filling up was published and had none to spare."""
         return self.file_bytes_before + self.journal_bytes_before - self.file_bytes - self.journal_bytes
 
     def __str__(self) -> str:
@@ -53,7 +53,7 @@ def compact(outdir: str | os.PathLike[str]) -> Compaction:
         WriteFailed, NotWritten: the disk is full, or broken.
     """
     before = run_info(outdir)
-    with DefaultBackend(outdir=outdir, epochs_per_file=before.epochs_per_file) as backend:
+    with DefaultBackend(outdir=outdir, epochs_per_file=before.epochs_per_file) as backend:  # type: DefaultBackend[Any]
         backend.flush(publish=True)
     _shorten(Disk(Path(os.fsdecode(outdir))))
     after = run_info(outdir)

@@ -5,8 +5,9 @@ Up the stream: `snapshot` asks. Down the stream: `sources` has the numbers.
 
 import math
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -16,7 +17,7 @@ from .epochreader import Scratch
 from .errors import Damaged
 from .layout import Layout
 from .registry import Registry
-from .rows import Rows, component_rows, rows_of, shares_of
+from .rows import Rows, rows_of, shares_of
 from .selection import Mask, Piece, chosen_chains
 from .shelf import Shelf
 from .sources import Shelves, Source
@@ -46,7 +47,10 @@ class _Job(NamedTuple):
 
 
 class Gathering:
-    """One call of `get_samples`: the results, and how the reading of them is shared out among all cores."""
+    """One call of `get_samples`: the results, and how the reading of them is shared out among all cores.
+
+    `n`: samples in all. `dims`: of which names only some dimensions are wanted, and which.
+    """
 
     def __init__(
         self,
@@ -58,7 +62,7 @@ class Gathering:
         n: int,
         thin: int,
         verify: bool,
-        components: tuple[int, int] | None = None,
+        dims: Mapping[str, Sequence[int]] = MappingProxyType({}),
     ) -> None:
         self._disk = disk
         self._shelf = shelf
@@ -68,7 +72,7 @@ class Gathering:
         self._n = n
         self._thin = thin
         self._verify = verify
-        self._components = components  # from one to another along dim; None: all
+        self._dims = dims
         self._shapes: dict[str, tuple[int, int, object]] = {}
         self._first: deque[Shelves] = deque()  # what was opened at the beginning, for whoever comes first
         self.results: dict[str, Array] = {}
@@ -91,16 +95,12 @@ class Gathering:
         leaf = source.layout.by_path[path]
         self._check_length(source, index, leaf)
         nchain, dim, _ = source.layout.leaves[leaf].shape
+        chains = chosen_chains(self._mask, nchain)
         dtype = source.layout.dtypes[leaf]
         self._shapes[path] = (nchain, dim, dtype)
-        if self._components is not None:
-            start, stop = self._components
-            if not 0 <= start < stop <= dim:
-                raise IndexError(f"{name!r} has the components 0 to {dim - 1}; {start} to {stop} were asked for")
-            return component_rows(nchain, dim, start, stop), (nchain, stop - start, self._n), dtype
-        chains = chosen_chains(self._mask, nchain)
-        shape = (nchain if chains is None else len(chains), dim, self._n)
-        return rows_of(chains, nchain, dim), shape, dtype
+        dims = self._dims.get(name)
+        shape = (nchain if chains is None else len(chains), dim if dims is None else len(dims), self._n)
+        return rows_of(chains, nchain, dim, dims), shape, dtype
 
     def _begin(self, name: str, rows: list[Rows], shape: tuple[int, int, int], dtype: Dtype) -> _Wanted:
         """Make room for the samples of a name."""

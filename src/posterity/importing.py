@@ -44,8 +44,8 @@ def import_jexplore(
 ) -> Imported:
     """Make a run of a folder that jexplore's backend wrote. The folder stays as it is.
 
-    Epochs keep their order, and all that is in them. What jexplore burned is gone: then the run's epoch 0 is the first one
-    that is left, and its burn is 0. An epoch that was in jexplore's memory only is in no file.
+    Epochs keep their order, and all that is in them. What jexplore burned is gone: then the run's epoch 0 is the first
+    one that is left, and its burn is 0. An epoch that was in jexplore's memory only is in no file.
 
     Args:
         source: the folder.

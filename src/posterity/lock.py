@@ -224,7 +224,7 @@ def _may_live(holder: Holder) -> bool:
 
 
 def _owner_of(fd: int) -> int | None:
-    """The process that has a system lock on a file; 0: none has, negative: one elsewhere, None: the system can't tell."""
+    """The process that has a system lock on a file; 0: none, negative: one elsewhere, None: the system can't tell."""
     if not sys.platform.startswith("linux") or sys.maxsize < 1 << 32:
         return None
     try:

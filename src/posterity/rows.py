@@ -17,8 +17,14 @@ class Rows(NamedTuple):
     n: int
 
 
-def rows_of(chains: Sequence[int] | None, nchain: int, dim: int) -> list[Rows]:
-    """The rows of the chosen chains, None for all, in their order; neighbours are taken together."""
+def rows_of(chains: Sequence[int] | None, nchain: int, dim: int, dims: Sequence[int] | None = None) -> list[Rows]:
+    """The rows of the chosen chains, None for all, in their order; neighbours are taken together.
+
+    `dims`: which of the dimensions of each chain; None for all.
+    """
+    if dims is not None:
+        chosen = [chain * dim + each for chain in (range(nchain) if chains is None else chains) for each in dims]
+        return rows_of(chosen, nchain * dim, 1)
     if chains is None:
         return [Rows(0, 0, nchain * dim)]
     found: list[Rows] = []
@@ -30,12 +36,6 @@ def rows_of(chains: Sequence[int] | None, nchain: int, dim: int) -> list[Rows]:
         found.append(Rows(at * dim, chains[at] * dim, (stop - at) * dim))
         at = stop
     return found
-
-
-def component_rows(nchain: int, dim: int, start: int, stop: int) -> list[Rows]:
-    """The rows of the components from `start` to `stop` of every chain."""
-    n = stop - start
-    return [Rows(chain * n, chain * dim + start, n) for chain in range(nchain)]
 
 
 def pieces_of(rows: Sequence[Rows], most: int) -> Iterator[Rows]:

@@ -16,6 +16,7 @@ from .disk import Disk
 from .epoch import sample_shapes
 from .layout import layout_of
 from .lock import writer_of
+from .metadata import Metadata
 from .options import file_name
 
 
@@ -72,6 +73,7 @@ class RunInfo(msgspec.Struct, frozen=True, kw_only=True):
     samples_per_s: float | None
     bytes_per_s: float | None
     free_bytes: int
+    metadata: Metadata
     writer: RunWriter | None
 
 
@@ -162,7 +164,7 @@ def _journal_of(disk: Disk) -> bytes:
 
 def _told(disk: Disk) -> RunInfo:
     data = _journal_of(disk)
-    changed_at = _changed_at(disk)
+    changed_at = last_change(disk)
     catalog = replayed(journal.decode(data)[0])
     began, registry = catalog.began, catalog.registry()
     nchain, names = _names_of(catalog)
@@ -171,7 +173,6 @@ def _told(disk: Disk) -> RunInfo:
     last = registry.entries[-1] if registry.entries else None
     nbytes = last.before + last.nbytes if last is not None else 0
     sizes = _file_sizes(disk, catalog)
-    writer = writer_of(disk)
     return RunInfo(
         folder=str(disk.folder),
         run_id=began.run_id.hex(),
@@ -197,11 +198,19 @@ def _told(disk: Disk) -> RunInfo:
         samples_per_s=registry.nsamples / seconds if seconds > 0 else None,
         bytes_per_s=nbytes / seconds if seconds > 0 else None,
         free_bytes=disk.free_bytes(),
-        writer=None if writer is None else RunWriter(writer.host, writer.pid, writer.since),
+        metadata=registry.metadata,
+        writer=run_writer(disk),
     )
 
 
-def _changed_at(disk: Disk) -> float:
+def run_writer(disk: Disk) -> RunWriter | None:
+    """Who writes the run in a folder, which is entered; None if nobody does."""
+    holder = writer_of(disk)
+    return None if holder is None else RunWriter(holder.host, holder.pid, holder.since)
+
+
+def last_change(disk: Disk) -> float:
+    """When the run in a folder, which is entered, was written last, in seconds since 1970."""
     fd = disk.open(journal.NAME)
     try:
         return disk.changed_at(fd)

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Generic, Self, TypeVar, cast
 
 from .disk import Disk
-from .epoch import EpochDict, to_epoch
+from .epoch import EpochDict, sample_shapes, to_epoch
 from .errors import Burned, Closed
 from .gathering import Gathering
 from .layout import Layout
@@ -104,6 +104,16 @@ class Snapshot(Generic[E_co]):
     def metadata(self) -> Metadata:
         """What the numbers mean, and where they come from: names, units, layout of the chains, attributes, versions."""
         return self.registry.metadata
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, int, str]]:
+        """The names of the newest epoch's samples: number of chains, dim, dtype. Empty if there is no epoch."""
+        shelf, index = self._there(), self.nepochs - 1
+        layout = shelf.layout_of(index) if index >= 0 else None
+        if layout is None:
+            return {}
+        nchain, found = sample_shapes(layout)
+        return {name: (nchain, dim, dtype) for name, (dim, dtype) in found.items()}
 
     # ---- epochs --------------------------------------------------------------------------------------------------
 
@@ -213,8 +223,8 @@ class Snapshot(Generic[E_co]):
             thin: see `get_samples`.
 
         Returns:
-            An array `(nchain, stop - start, n)`, the caller's own; None if nothing is left. Only that is read, unless the
-            run is compressed.
+            An array `(nchain, stop - start, n)`, the caller's own; None if nothing is left. Only that is read, unless
+            the run is compressed.
 
         Raises:
             IndexError: there aren't so many components.
@@ -224,9 +234,11 @@ class Snapshot(Generic[E_co]):
         n = count_samples(self.registry, burn, thin)
         if n == 0:
             return None
-        gathering = Gathering(
-            self._disk, self._there(), self.registry, [name], ..., n, thin, verify=False, components=(start, stop)
-        )
+        dim = self.shapes[name][1] if name in self.shapes else stop  # else the name is refused below
+        if not 0 <= start < stop <= dim:
+            raise IndexError(f"{name!r} has the components 0 to {dim - 1}; those from {start} to {stop} were asked for")
+        dims = {name: range(start, stop)}
+        gathering = Gathering(self._disk, self._there(), self.registry, [name], ..., n, thin, verify=False, dims=dims)
         gathering.gather(list(pieces(self.registry, burn, thin)))
         return gathering.results[name]
 
