@@ -75,13 +75,19 @@ class Scratch:
 
 
 class _Place(NamedTuple):
-    """Where an array's rows are in the file, and which samples of each row are wanted: `start::thin`."""
+    """Where an array's rows are in the file, and which samples of each row are wanted: `n` of `start::thin`."""
 
     offset: int
     dtype: "np.dtype[np.generic]"
     nsamples: int
     start: int
     thin: int
+    n: int
+
+    @property
+    def stop(self) -> int:
+        """The sample after the last one that is wanted."""
+        return self.start + (self.n - 1) * self.thin + 1
 
     @property
     def row_bytes(self) -> int:
@@ -89,13 +95,13 @@ class _Place(NamedTuple):
 
     @property
     def skipped_bytes(self) -> int:
-        """What nobody asked for at the head of each row."""
-        return self.start * self.dtype.itemsize
+        """What nobody asked for at the head and at the end of each row."""
+        return (self.start + self.nsamples - self.stop) * self.dtype.itemsize
 
     def chosen(self, values: Array, column: int) -> tuple[Array, int]:
         """What is wanted of the samples from `column` on, and which column of the result comes first in it."""
         done = max(0, -(-(column - self.start) // self.thin))
-        return values[:, self.start + done * self.thin - column :: self.thin], done
+        return values[:, self.start + done * self.thin - column : max(0, self.stop - column) : self.thin], done
 
 
 class Reader:
@@ -325,7 +331,7 @@ class Reader:
     ) -> None:
         """Some samples of an array `(nchain, dim, nsamples)`: `array.reshape(-1, nsamples)[:, start::thin]`.
 
-        They are stored in `into`, at the rows that `rows` says. Only the rows asked for are read, piece by piece; with
+        They are stored in `into`, at the rows that `rows` says, as many as it has columns. Only the rows asked for are read, piece by piece; with
         `verify` all of the array is, and its checksum is made on the way.
 
         Raises:
@@ -337,7 +343,7 @@ class Reader:
             return
         self._check_there(region, i)
         nsamples = layout.leaves[i].shape[-1]
-        place = _Place(region.base + layout.offsets[i], layout.dtypes[i], nsamples, start, thin)
+        place = _Place(region.base + layout.offsets[i], layout.dtypes[i], nsamples, start, thin, into.shape[1])
         if verify:
             nrows = layout.nbytes[i] // place.row_bytes
             if self._copy_checked(place, nrows, rows, into, scratch) != region.sums[i]:
@@ -360,17 +366,17 @@ class Reader:
             return
         array = self.read_array(region, i, verify=verify).reshape(-1, nsamples)
         for at, first, n in rows:
-            into[at : at + n] = array[first : first + n, start::thin]
+            into[at : at + n] = array[first : first + n, start::thin][:, : into.shape[1]]
 
     def _copy_slabs(self, place: "_Place", rows: Sequence[Rows], into: Array, scratch: "Scratch") -> None:
         """Many short rows at a time. The way through memory that is in the CPU's cache costs nothing."""
         for at, first, count in pieces_of(rows, max(1, _SLAB // place.row_bytes)):
             values = self._values(place.offset + first * place.row_bytes, count, place, scratch)
-            into[at : at + count] = values[:, place.start :: place.thin]
+            into[at : at + count] = values[:, place.start : place.stop : place.thin]
 
     def _copy_rows(self, place: "_Place", rows: Sequence[Rows], into: Array, scratch: "Scratch") -> None:
-        """One row after the other, without what comes before the first sample."""
-        offset, row_bytes = place.offset + place.skipped_bytes, place.row_bytes
+        """One row after the other, without what comes before the first sample and after the last."""
+        offset, row_bytes = place.offset + place.start * place.dtype.itemsize, place.row_bytes
         if place.thin == 1 and into.dtype == place.dtype:
             for at, first, count in rows:
                 begin = offset + first * row_bytes
@@ -381,8 +387,8 @@ class Reader:
         step = max(1, _SLAB // (place.thin * place.dtype.itemsize)) * place.thin
         for at, first, count in rows:
             for k in range(count):
-                for column in range(place.start, place.nsamples, step):
-                    n = min(step, place.nsamples - column)
+                for column in range(place.start, place.stop, step):
+                    n = min(step, place.stop - column)
                     begin = place.offset + (first + k) * row_bytes + column * place.dtype.itemsize
                     values = self._values(begin, 1, place, scratch, n)[:, :: place.thin]
                     done = (column - place.start) // place.thin

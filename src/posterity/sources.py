@@ -48,7 +48,7 @@ class Source:
     def copy_samples(
         self, i: int, rows: Sequence[Rows], into: Array, *, start: int, thin: int, verify: bool, scratch: Scratch
     ) -> None:
-        """`start::thin` of some rows, one for each dimension of each chain."""
+        """`start::thin` of some rows, one for each dimension of each chain; as many samples as `into` has columns."""
         if self._held is None:
             assert self._reader is not None
             assert self._region is not None
@@ -60,7 +60,7 @@ class Source:
         array = self._held.array(i)
         array = array.reshape(-1, array.shape[2])
         for at, first, count in rows:
-            into[at : at + count] = array[first : first + count, start::thin]
+            into[at : at + count] = array[first : first + count, start::thin][:, : into.shape[1]]
 
 
 class Shelves:
