@@ -124,10 +124,10 @@ def test_a_file_of_a_later_version_is_named(disk, file):
     """A head with a higher format version, whole otherwise, raises `NewerFormat` with both versions."""
     with Reader.open(disk, "x") as reader:
         head = bytearray(reader._read(64, 56))
-    struct.pack_into("<I", head, 8, 3)
+    struct.pack_into("<I", head, 8, 4)
     struct.pack_into("<Q", head, 48, data_sum(bytes(head[:48])))
     overwrite(disk, "x", 64, bytes(head))
-    with Reader.open(disk, "x") as reader, pytest.raises(NewerFormat, match=r"x has format 3.* knows 2"):
+    with Reader.open(disk, "x") as reader, pytest.raises(NewerFormat, match=r"x has format 4.* knows 3"):
         reader.read_head()
 
 

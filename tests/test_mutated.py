@@ -55,7 +55,7 @@ def test_a_journal_that_claims_too_much_is_damage(tmp_path, claim):
     else:
         more = [msgspec.structs.replace(stored, index=i, first=i * 1_000_000) for i in range(1, 20)]
         records[at + 1 : at + 1] = more
-    header = journal.encode_header()
+    header = journal.encode_header(journal.VERSION)
     (outdir / journal.NAME).write_bytes(header + journal.encode_batch(records, len(header)))
     with open_run(outdir) as run, pytest.raises(Damaged, match=r"by the journal|more in it than it can hold"):
         run.get_samples()

@@ -104,7 +104,7 @@ class AsyncBackend(AsyncReads[EpochT]):
     def __repr__(self) -> str:
         if self._opened is None:
             return f"<{type(self).__name__} of {self._options.outdir}: not open yet>"
-        return f"<{type(self).__name__} of {self._opened.disk.folder}: {self.status}>"
+        return f"<{type(self).__name__} of {self._opened.disk.folder}: {self.status}{self.metadata.brief}>"
 
     @property
     def blocking(self) -> "DefaultBackend[EpochT]":

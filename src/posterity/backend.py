@@ -57,6 +57,11 @@ class DefaultBackend(Reads[EpochT]):
         exit_timeout_s: how long the end of the process waits for a disk that fails.
         flush_on_sigterm: on SIGTERM write everything first, then die of it. Needs the main thread.
         trusted_classes: dotted names of epoch classes that `load` may import.
+        parameters: names of the components of "p", or `Parameter`s with label, unit and LaTeX; or a dict of such lists,
+            for other samples too.
+        chains: what the axis of chains is made of, outermost first: `{"temperature": 4, "walker": 16}`.
+        attributes: text, numbers, bools, None, and lists and dicts of them, to be kept with the run. With a run that is
+            there already, these three add to what it knows; names of parameters and the layout of chains stay.
 
     Raises:
         UnknownOption: an option that doesn't exist (a `TypeError`); the nearest one is named.
@@ -90,7 +95,7 @@ class DefaultBackend(Reads[EpochT]):
             self.close()
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} of {self._service.disk.folder}: {self.status}>"
+        return f"<{type(self).__name__} of {self._service.disk.folder}: {self.status}{self.metadata.brief}>"
 
     @property
     def asynchronous(self) -> "AsyncBackend[EpochT]":

@@ -15,6 +15,7 @@ from .disk import Disk
 from .epochreader import FileHead, Reader
 from .errors import Damaged
 from .journal import (
+    Annotated,
     AnyRecord,
     Began,
     Burned,
@@ -29,6 +30,7 @@ from .journal import (
     Stored,
 )
 from .layout import Region, is_packed, layout_of
+from .metadata import Metadata, decode, encode
 from .options import check_format, file_name
 from .registry import Entry, Log, Registry, Series, next_entry
 
@@ -57,6 +59,8 @@ class Catalog:
 
     def __init__(self, began: Began) -> None:
         self.began = began
+        self.annotation = ""
+        self.metadata = Metadata(started_at=began.began_at)
         self.places: list[Place | None] = []
         self.specs: list[bytes] = []
         self.spec_ids: dict[bytes, int] = {}
@@ -72,7 +76,7 @@ class Catalog:
         self._ndropped = 0
         self.nrecords = 0
 
-    def apply(self, record: AnyRecord) -> None:
+    def apply(self, record: AnyRecord) -> None:  # noqa: C901  # a case for each kind of record
         """Take in one record.
 
         Raises:
@@ -97,6 +101,9 @@ class Catalog:
                 self._rewrite(record)
             case Dropped():
                 self._drop(record.stop)
+            case Annotated():
+                self.metadata = decode(record.text)
+                self.annotation = record.text
             case Began():
                 raise Damaged("the journal starts a run within a run")
 
@@ -185,7 +192,12 @@ class Catalog:
             cuts=self._shown_cuts,
             npublished=self._npublished,
             ndropped=self._ndropped,
+            metadata=self.metadata,
         )
+
+    def says(self, metadata: Metadata) -> bool:
+        """Whether these are the metadata by now. Compared as text: a NaN isn't equal to itself."""
+        return encode(metadata) == encode(self.metadata)
 
     @property
     def nsamples(self) -> int:
@@ -242,6 +254,8 @@ class Catalog:
             *self._burn,
             self.began.began_at,
         )
+        if self.annotation:
+            yield Annotated(self.annotation)
         for series in self._series:
             yield Grouped(series.start, series.number, series.epochs_per_file)
         used = self._used_layouts()

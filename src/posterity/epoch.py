@@ -15,8 +15,9 @@ import numpy as np
 from .buffers import Buffers
 from .device import OnDevice, lies_on_device, take_over
 from .errors import EpochMismatch, NotStorable, UntrustedClass
-from .jexplore import unfetched
+from .jexplore import described, unfetched
 from .layout import Layout, encode_items, layout_of
+from .metadata import Metadata
 from .tree import Array, Item, Leaf, flatten, restore
 
 EpochDict = dict[str, object]
@@ -143,6 +144,11 @@ class Prepared(msgspec.Struct, frozen=True):
     def device_nbytes(self) -> int:
         """The bytes that will stay on a device for now."""
         return sum(leaf.nbytes for leaf in self.leaves if lies_on_device(leaf))
+
+    def described(self) -> Metadata | None:
+        """What the epoch says of the meaning of its numbers; None if it says nothing."""
+        paths = [item.path for item in self.items if item.is_array]
+        return described(dict(zip(paths, self.leaves, strict=True)), self.nchain)
 
     def own(self, buffers: Buffers, *, copy: bool) -> Held:
         """Take the epoch over: NumPy arrays are copied, arrays of a device in a way that lets them be donated.

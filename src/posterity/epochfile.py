@@ -1,8 +1,8 @@
 """One HDF5 file of epochs: how it is begun, added to and sealed.
 
-A file begins with room for HDF5's superblock and with our own head, which says whose it is. Regions of epochs follow
-(see `layout`). Sealing appends the root group and fills in the superblock: only then is it an HDF5 file. Nothing that
-was written is ever changed, but for the superblock.
+A file begins with room for HDF5's superblock and with our own head, which says whose it is; the run's metadata follow
+on it. Then come regions of epochs (see `layout`). Sealing appends the root group and fills in the superblock: only then
+is it an HDF5 file. Nothing that was written is ever changed, but for the superblock.
 
 Up the stream: `layout`. Down the stream: `files` writes them; `epochreader` reads what is written here.
 """
@@ -15,8 +15,9 @@ import xxhash
 from . import hdf5
 from .chunks import Note
 from .disk import Buffer, Disk, is_full
-from .epochreader import FIRST_REGION, FileHead, Reader, encode_head, encode_root
+from .epochreader import FileHead, Reader, encode_head, encode_root
 from .layout import (
+    METADATA_VERSION,
     PACKED_VERSION,
     Layout,
     Region,
@@ -39,7 +40,7 @@ class EpochFile:
         self.disk = disk
         self.name = name
         self.head = head
-        self.end = FIRST_REGION
+        self.end = head.first_region
         self.groups: dict[int, int] = {}
         self.sync_failed = False
         self._fd = fd
@@ -47,10 +48,13 @@ class EpochFile:
         self._waiting: list[Buffer] = []
 
     @classmethod
-    def create(cls, disk: Disk, name: str, head: FileHead) -> "EpochFile":
-        """A new file with nothing but its head."""
+    def create(cls, disk: Disk, name: str, head: FileHead, metadata: str = "") -> "EpochFile":
+        """A new file with nothing but its head, and the run's metadata."""
+        data = metadata.encode()
+        if data:
+            head = head._replace(version=METADATA_VERSION, metadata_size=len(data))
         file = cls(disk, name, disk.create(name), head)
-        file._waiting.append(encode_head(head))
+        file._waiting.append(encode_head(head, data))
         return file
 
     @classmethod
@@ -64,7 +68,7 @@ class EpochFile:
         try:
             found = Reader(disk, file._fd, name).read_head()
             if found is not None:
-                file.head = head._replace(version=found.version)
+                file.head = head._replace(version=found.version, metadata_size=found.metadata_size)
             for index, region in regions:
                 file._note(index, region)
             if disk.size(file._fd) > file.end:
@@ -207,9 +211,12 @@ class EpochFile:
                     self.disk.truncate(self._fd, self.end)
             raise
 
-    def seal(self) -> None:
-        """Make it an HDF5 file: append the root group, fill in the superblock. Nothing is synced."""
-        root = encode_root(self.head, self.groups)
+    def seal(self, metadata: str = "") -> None:
+        """Make it an HDF5 file: append the root group, fill in the superblock. Nothing is synced.
+
+        `metadata`: of the run, as they are by now; a file of an earlier version can't have them.
+        """
+        root = encode_root(self.head, self.groups, metadata if self.head.version >= METADATA_VERSION else "")
         at = align(self.end, 8)
         superblock = hdf5.superblock(at, at + len(root))
         self._waiting += [bytes(at - self.end), root]

@@ -6,6 +6,7 @@ No HDF5 and no lock: what HDF5 would need to know was worked out when the file w
 Up the stream: `epochfile` writes what is read here. Down the stream: `snapshot` reads from it, `recovery` walks it.
 """
 
+import functools
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, Self
@@ -20,7 +21,7 @@ from .layout import (
     FORMAT_VERSION,
     FRAME_HEAD,
     FRAME_MAGIC,
-    PACKED_VERSION,
+    METADATA_VERSION,
     PAGE,
     SUM_NAME,
     Frame,
@@ -40,7 +41,10 @@ from .tree import Array
 _HEAD_AT = 64
 _HEAD = struct.Struct("<8sIIIIQ16sQ")
 _HEAD_MAGIC = b"POSTfile"
-FIRST_REGION = 128
+_METADATA_AT = 128
+_SUM = struct.Struct("<Q")
+_METADATA_NAME = "posterity_metadata"
+_WORTH_SPLITTING = 15_000  # characters; an attribute has at most 64 KiB
 _MAX_FRAME = 1 << 28
 _MAX_SEARCH = 1 << 24
 _SLAB = 1 << 20
@@ -48,13 +52,22 @@ _WORTH_SKIPPING = 1 << 15  # bytes that take longer to copy than a call to the s
 
 
 class FileHead(NamedTuple):
-    """Whose file it is. `rewrite`: how often its content was written anew. `version`: of its format."""
+    """Whose file it is. `rewrite`: how often its content was written anew. `version`: of its format.
+
+    `metadata_size`: the bytes of the metadata that follow on the head; 0: there are none.
+    """
 
     run_id: bytes
     generation: int
     number: int
     rewrite: int
     version: int = FORMAT_VERSION
+    metadata_size: int = 0
+
+    @property
+    def first_region(self) -> int:
+        """Where the first epoch may begin."""
+        return _METADATA_AT + align(_SUM.size + self.metadata_size, 8) if self.metadata_size else _METADATA_AT
 
     def is_same(self, other: "FileHead | None") -> bool:
         """Whether it is the head of the same file, whatever its format."""
@@ -144,15 +157,37 @@ class Reader:
         data = self._read(_HEAD_AT, _HEAD.size)
         if data[:8] != _HEAD_MAGIC or len(data) < _HEAD.size:
             return None
-        _, version, generation, rewrite, _, number, run_id, digest = _HEAD.unpack(data)
+        _, version, generation, rewrite, metadata_size, number, run_id, digest = _HEAD.unpack(data)
         if digest != data_sum(data[:-8]):
             return None
-        if version > PACKED_VERSION:
-            raise NewerFormat(f"{self.name} has format {version}, and this posterity knows {PACKED_VERSION}")
-        return FileHead(run_id, generation, number, rewrite, version)
+        if version > METADATA_VERSION:
+            raise NewerFormat(f"{self.name} has format {version}, and this posterity knows {METADATA_VERSION}")
+        return FileHead(run_id, generation, number, rewrite, version, metadata_size)
 
-    def walk(self, start: int = FIRST_REGION) -> Iterator[tuple[int, Frame]]:
-        """The frames from an offset on, each with its base, until one isn't whole."""
+    def read_metadata(self) -> str | None:
+        """The run's metadata as this file has them: as of its sealing, else of its beginning; None: it has none."""
+        root = self._read_root()
+        if root is not None:
+            return _metadata_in(root)
+        head = self.read_head()
+        if head is None or not 0 < head.metadata_size <= self.size - _METADATA_AT - _SUM.size:
+            return None
+        data = self._read(_METADATA_AT, _SUM.size + head.metadata_size)
+        text = data[_SUM.size :]
+        return text.decode(errors="replace") if _SUM.unpack_from(data)[0] == data_sum(text) else None
+
+    def _read_root(self) -> bytes | None:
+        """The root group of a sealed file; None if it isn't sealed, or damaged."""
+        at = self._root_address()
+        return hdf5.read_group(self._read(at, self.size - at)) if at is not None and at < self.size else None
+
+    def _first_region(self) -> int:
+        head = self.read_head()
+        return _METADATA_AT if head is None else head.first_region
+
+    def walk(self, start: int | None = None) -> Iterator[tuple[int, Frame]]:
+        """The frames from an offset on, by default all, each with its base, until one isn't whole."""
+        start = self._first_region() if start is None else start
         while (found := self._frame_from(start)) is not None:
             yield found
             start = found[0] + found[1].region_size
@@ -164,11 +199,11 @@ class Reader:
         """
         frames: list[tuple[int, Frame]] = []
         damaged: list[int] = []
-        start = FIRST_REGION
+        start = first = self._first_region()
         sealed_at = self._root_address()
         while True:
             frames += self.walk(start)
-            end = frames[-1][0] + frames[-1][1].region_size if frames else FIRST_REGION
+            end = frames[-1][0] + frames[-1][1].region_size if frames else first
             start = max(end, start)
             if sealed_at is not None and start >= sealed_at:
                 return frames, damaged
@@ -278,8 +313,10 @@ class Reader:
         head = self.read_head()
         if head is None:
             return False
-        root = encode_root(head, {index: region.base + region.layout.group_at for index, region in regions})
-        at = align(max((region.end for _, region in regions), default=FIRST_REGION), 8)
+        there = self._read_root()
+        metadata = "" if there is None else _metadata_in(there) or ""
+        root = encode_root(head, {index: region.base + region.layout.group_at for index, region in regions}, metadata)
+        at = align(max((region.end for _, region in regions), default=head.first_region), 8)
         superblock = hdf5.superblock(at, at + len(root))
         return self._read(0, len(superblock)) == superblock and self._read(at, len(root)) == root
 
@@ -462,7 +499,7 @@ class Reader:
 _NOTHING: Array = np.empty(0, np.uint8)
 
 
-def encode_root(head: FileHead, groups: Mapping[int, int]) -> bytes:
+def encode_root(head: FileHead, groups: Mapping[int, int], metadata: str = "") -> bytes:
     """The root group; `groups`: where each epoch's group is."""
     links = [(f"epoch_{index}", address) for index, address in groups.items()]
     attributes = b"".join(
@@ -472,13 +509,33 @@ def encode_root(head: FileHead, groups: Mapping[int, int]) -> bytes:
             hdf5.number_attribute("generation", head.generation),
             hdf5.number_attribute("number", head.number),
             hdf5.number_attribute("rewrite", head.rewrite),
+            _metadata_attributes(metadata),
         ]
     )
     return hdf5.group(links, attributes)
 
 
-def encode_head(head: FileHead) -> bytes:
-    """The first bytes of a file: room for HDF5's superblock, and whose file it is."""
-    fields = (_HEAD_MAGIC, head.version, head.generation, head.rewrite, 0, head.number, head.run_id)
+@functools.lru_cache(maxsize=16)
+def _metadata_attributes(metadata: str) -> bytes:
+    """Metadata as attributes: one, and more of them if it is long."""
+    parts = [metadata[i : i + _WORTH_SPLITTING] for i in range(0, len(metadata), _WORTH_SPLITTING)]
+    return b"".join(hdf5.text_attribute(_part_name(i), part) for i, part in enumerate(parts))
+
+
+def _part_name(i: int) -> str:
+    return f"{_METADATA_NAME}_{i}" if i else _METADATA_NAME
+
+
+def _metadata_in(root: bytes) -> str | None:
+    """The metadata that a root group has."""
+    texts = hdf5.text_attributes(root)
+    parts = [texts[name] for i in range(len(texts)) if (name := _part_name(i)) in texts]
+    return "".join(parts) or None
+
+
+def encode_head(head: FileHead, metadata: bytes = b"") -> bytes:
+    """The first bytes of a file: room for HDF5's superblock, whose file it is, and the run's metadata."""
+    fields = (_HEAD_MAGIC, head.version, head.generation, head.rewrite, head.metadata_size, head.number, head.run_id)
     body = _HEAD.pack(*fields, 0)[:-8]
-    return (bytes(_HEAD_AT) + body + struct.pack("<Q", data_sum(body))).ljust(FIRST_REGION, b"\0")
+    first = (bytes(_HEAD_AT) + body + _SUM.pack(data_sum(body))).ljust(_METADATA_AT, b"\0")
+    return (first + _SUM.pack(data_sum(metadata)) + metadata).ljust(head.first_region, b"\0") if metadata else first

@@ -95,7 +95,7 @@ class Files:
             records.append(Stored(entry.index, entry.first, entry.nsamples, region.size, place))
         if needs_file and self._file is not None:
             if action.publishes:
-                self._file.seal()
+                self._file.seal(self._catalog.annotation)
             self._file.sync()
         return is_new
 
@@ -141,7 +141,7 @@ class Files:
             head = self._head(span.number, rewrite, [])
             self._broken.discard(span.number)
             self._made[name] = span.number
-            self._file = EpochFile.create(self._disk, name, head)
+            self._file = EpochFile.create(self._disk, name, head, self._catalog.annotation)
             return True
         head = self._head(span.number, known[0][1].rewrite, [])
         regions = [(i, catalog.region(place)) for i, place in known]
@@ -173,7 +173,7 @@ class Files:
             with self._doubting():
                 self._open_file(action.file)
                 assert self._file is not None
-                self._file.seal()
+                self._file.seal(self._catalog.annotation)
                 self._file.sync()
         self._publishing(action.file, action.stop, change)
         return change
@@ -222,7 +222,7 @@ class Files:
         places: list[Place | None] = []
         head = self._head(span.number, rewrite, [place for _, place in self._regions(span)])
         self._made[name] = 0
-        file = EpochFile.create(self._disk, name, head)
+        file = EpochFile.create(self._disk, name, head, self._catalog.annotation)
         try:
             for part in parts:
                 place = None
@@ -231,7 +231,7 @@ class Files:
                     place = self._place(file, cut, region, records, specs)
                 places.append(place)
             if not filling:
-                file.seal()
+                file.seal(self._catalog.annotation)
             file.sync()
         finally:
             file.close()

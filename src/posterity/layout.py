@@ -33,6 +33,7 @@ from .tree import MAX_AXES, Array, Item, dtype_from_text
 
 FORMAT_VERSION = 1
 PACKED_VERSION = 2
+METADATA_VERSION = 3
 MOST_PACKED = 1024  # bytes of arrays for one byte of a region: what a file can make its readers allocate is bounded
 PAGE = 4096
 LARGE = 16384

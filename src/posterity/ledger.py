@@ -24,10 +24,11 @@ from .catalog import Catalog
 from .disk import is_full
 from .epoch import Held, Prepared
 from .errors import BurnLowered, Closed, EpochMismatch, Forked, MailboxFull, PosterityError, WriteFailed
+from .metadata import Metadata, begun, completed
 from .options import Options
 from .pins import Pin, Pins
 from .policy import Action, Demand, done, is_met, memory_floor, pending, plan, write_target
-from .registry import Registry, admit, raise_burn, reset, start_series
+from .registry import Registry, admit, describe, raise_burn, reset, start_series
 from .room import Room, Ticket
 from .shelf import Shelf
 from .states import Event, State, after
@@ -70,6 +71,17 @@ class Fetch(NamedTuple):
     held: Held
 
 
+def check_described(metadata: Metadata, nchain: int, shapes: Shapes) -> None:
+    """Refuse metadata that are another run's.
+
+    Raises:
+        EpochMismatch: another number of chains, or of parameters; the message names both.
+    """
+    misfit = metadata.misfit(nchain, {name: dim for name, (dim, _) in shapes.items()})
+    if misfit:
+        raise EpochMismatch(f"{misfit}; open the backend with what fits, or leave it out")
+
+
 class Ledger:
     """All that threads share. Its methods may be called from any thread."""
 
@@ -82,6 +94,7 @@ class Ledger:
         self._registry = start_series(raise_burn(registry, options.burn, asked=True), options.epochs_per_file)
         self._shelf = Shelf(catalog)
         self._nchain, self._shapes = shapes
+        self._is_told = False
         self._demand = Demand()
         self._room = Room(options)
         self._pins = Pins()
@@ -197,8 +210,11 @@ class Ledger:
         """Refuse an epoch that doesn't fit the run.
 
         Raises:
-            EpochMismatch: another number of chains, or another dim or dtype for a name that was there before.
+            EpochMismatch: another number of chains, or another dim or dtype for a name that was there before, or, as
+                the first one, another one than `parameters` or `chains` say.
         """
+        if not self._nchain:
+            check_described(self._registry.metadata, epoch.nchain, epoch.shapes)
         if self._nchain and epoch.nchain != self._nchain:
             raise EpochMismatch(
                 f"the epoch has {epoch.nchain} chains and the run has {self._nchain}; "
@@ -251,9 +267,9 @@ class Ledger:
             self._refuse_if_closed()
             self.check_fits(epoch)
             index = self._registry.next_index
-            registry = admit(self._registry, held.nsamples, held.nbytes, held.device_nbytes)
+            registry = admit(self._described(epoch), held.nsamples, held.nbytes, held.device_nbytes)
             self._shelf.held[index] = held
-            self._nchain = epoch.nchain
+            self._nchain, self._is_told = epoch.nchain, True
             if epoch.shapes.keys() - self._shapes.keys():
                 self._shapes = {**self._shapes, **epoch.shapes}
             self._registry = registry  # the one step: a Ctrl-C before it changes nothing, one after it loses nothing
@@ -261,6 +277,14 @@ class Ledger:
             self.waited_s += waited_s
             self._bells.ring()
             return registry.generation, index
+
+    def _described(self, epoch: Prepared) -> Registry:
+        """The registry, with what the first epoch of a session says of its numbers."""
+        learned = None if self._is_told else epoch.described()
+        if learned is None:
+            return self._registry
+        metadata = completed(self._registry.metadata, learned)
+        return self._registry if metadata == self._registry.metadata else describe(self._registry, metadata)
 
     def _grant(self) -> bool:
         return self._state.takes_epochs and self._room.grant(self.pending, self.on_device)
@@ -314,12 +338,13 @@ class Ledger:
             self._bells.ring()
 
     def reset(self) -> None:
-        """Start empty; what was there goes when the writer gets to it."""
+        """Start empty, with the metadata given at opening; what was there goes when the writer gets to it."""
+        metadata = begun(self.options.given)
         with self._lock:
             self._refuse_if_closed()
-            self._registry = reset(self._registry, self.options.epochs_per_file)
+            self._registry = describe(reset(self._registry, self.options.epochs_per_file), metadata)
             self._shelf = Shelf(None)
-            self._nchain, self._shapes = 0, {}
+            self._nchain, self._shapes, self._is_told = 0, {}, False
             self._demand = Demand()
             self._nfetched, self._never_comes = 0, None
             self._is_tidy = not self._is_on_disk

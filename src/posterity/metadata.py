@@ -10,12 +10,13 @@ Up the stream: `options`, and an epoch that knows its parameters. Down the strea
 import json
 import math
 import platform
+import socket
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Any, NamedTuple
 
-import h5py
 import msgspec
 import numpy as np
 
@@ -26,6 +27,14 @@ MAX_BYTES = 1 << 24
 _MAX_DEPTH = 32
 _SAMPLERS = ("jexplore", "emcee", "eryn", "blackjax", "numpyro", "jax")
 _SHOWN = 8
+
+
+class Given(NamedTuple):
+    """What was given at opening; None: it wasn't."""
+
+    parameters: dict[str, tuple["Parameter", ...]] | None = None
+    chains: dict[str, int] | None = None
+    attributes: dict[str, object] | None = None
 
 
 class Parameter(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -74,7 +83,7 @@ class Metadata(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     parameters: dict[str, tuple[Parameter, ...]] = {}
     chains: dict[str, int] = {}
-    attributes: dict[str, object] = {}
+    attributes: dict[str, Any] = {}  # msgspec takes `object` for a class of its own
     versions: dict[str, str] = {}
     host: str = ""
     started_at: float = 0.0
@@ -115,12 +124,20 @@ class Metadata(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             return f"chains={self.chains} makes {self.nchain} chains, and samples['p'] has {nchain}"
         return None
 
+    @property
+    def brief(self) -> str:
+        """Names and layout in a line, each behind a "; ": "; p: m1, chi; 4 temperature x 16 walker"."""
+        parts = [f"{name}: {shortened([each.name for each in given])}" for name, given in self.parameters.items()]
+        return "".join(f"; {part}" for part in [*parts, *self._layout()])
+
     def __str__(self) -> str:
         lines = [f"{name}: {shortened([each.title for each in given])}" for name, given in self.parameters.items()]
-        if self.chains:
-            lines.append("chains: " + " x ".join(f"{size} {axis}" for axis, size in self.chains.items()))
+        lines += [f"chains: {layout}" for layout in self._layout()]
         lines += [f"{name}: {value!r}" for name, value in self.attributes.items()]
         return "\n".join([*lines, *self._provenance()])
+
+    def _layout(self) -> list[str]:
+        return [" x ".join(f"{size} {axis}" for axis, size in self.chains.items())] if self.chains else []
 
     def _provenance(self) -> list[str]:
         parts = []
@@ -196,6 +213,21 @@ def check_attributes(given: object) -> dict[str, object]:
     return {_key(name, "attributes"): _plain(value, f"attributes[{name!r}]", 0) for name, value in given.items()}
 
 
+def check_size(given: Given) -> None:
+    """Refuse what is too much to be kept in each file of a run.
+
+    Raises:
+        ValueError: as text it is larger than `MAX_BYTES`.
+    """
+    metadata = Metadata(parameters=given.parameters or {}, chains=given.chains or {}, attributes=given.attributes or {})
+    nbytes = len(encode(metadata).encode())
+    if nbytes > MAX_BYTES:
+        raise ValueError(
+            f"parameters, chains and attributes take {nbytes} bytes as text, and at most {MAX_BYTES} are kept in each "
+            f"file; put large things into the samples, or into a file beside them"
+        )
+
+
 def _key(name: object, path: str) -> str:
     if not isinstance(name, str):
         raise TypeError(f"the names in {path} must be text, got {name!r}")
@@ -237,53 +269,62 @@ def _check_text(text: str, what: str) -> str:
 # ---- beginning and going on ------------------------------------------------------------------------------------------
 
 
-def begun(
-    parameters: dict[str, tuple[Parameter, ...]] | None,
-    chains: dict[str, int] | None,
-    attributes: dict[str, object] | None,
-    posterity: str,
-) -> Metadata:
-    """The metadata of a run that begins now, here; what isn't given is None. `posterity`: its version."""
-    versions = {"posterity": posterity, "python": platform.python_version()}
-    versions |= {"numpy": np.__version__, "h5py": h5py.__version__}
-    for name in _SAMPLERS:
-        version = getattr(sys.modules.get(name), "__version__", None)
-        if isinstance(version, str):
-            versions[name] = version
+def begun(given: Given) -> Metadata:
+    """The metadata of a run that begins now, here."""
+    versions = {"posterity": _version_of("posterity"), "python": platform.python_version()}
+    versions |= {name: _version_of(name) for name in ("numpy", "h5py", *_SAMPLERS)}
     return Metadata(
-        parameters=parameters or {},
-        chains=chains or {},
-        attributes=attributes or {},
-        versions=versions,
-        host=platform.node(),
+        parameters=given.parameters or {},
+        chains=given.chains or {},
+        attributes=given.attributes or {},
+        versions={name: version for name, version in versions.items() if version},
+        host=socket.gethostname(),
         started_at=time.time(),
     )
 
 
-def continued(
-    known: Metadata,
-    parameters: dict[str, tuple[Parameter, ...]] | None,
-    chains: dict[str, int] | None,
-    attributes: dict[str, object] | None,
-) -> Metadata:
+def _version_of(name: str) -> str:
+    """The version of a package that is imported; none if it isn't, or has none."""
+    module = sys.modules.get(name)
+    if module is None:
+        return ""
+    version = getattr(module, "__version__", None)
+    if isinstance(version, str):
+        return version
+    import importlib.metadata  # noqa: PLC0415  # it is slow, and few need it
+
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def continued(known: Metadata, given: Given) -> Metadata:
     """The metadata of a run that goes on: what is given now takes the place of what was there, all else stays.
 
     Raises:
         ValueError: names of parameters or the layout of chains that the run has are given as others.
     """
     named = {**known.parameters}
-    for name, given in (parameters or {}).items():
-        named[name] = _renewed(name, named[name], given) if name in named else given
-    if chains is not None and known.chains and list(chains.items()) != list(known.chains.items()):
+    for name, parameters in (given.parameters or {}).items():
+        named[name] = _renewed(name, named[name], parameters) if name in named else parameters
+    chains = known.chains if given.chains is None else given.chains
+    if known.chains and list(chains.items()) != list(known.chains.items()):
         raise ValueError(
-            f"the run has chains={known.chains}, and {chains} was given; leave it out: the layout belongs to the "
-            f"run until reset()"
+            f"the run has chains={known.chains}, and {chains} was given; leave it out: the layout belongs to the run "
+            f"until reset()"
         )
+    attributes = {**known.attributes, **(given.attributes or {})}
+    return msgspec.structs.replace(known, parameters=named, chains=chains, attributes=attributes)
+
+
+def completed(known: Metadata, learned: Metadata) -> Metadata:
+    """What is known, and what an epoch says where nothing is."""
     return msgspec.structs.replace(
         known,
-        parameters=named,
-        chains=chains or known.chains,
-        attributes={**known.attributes, **(attributes or {})},
+        parameters={**known.parameters, **{n: p for n, p in learned.parameters.items() if n not in known.parameters}},
+        chains=known.chains or learned.chains,
+        attributes={**known.attributes, **{n: v for n, v in learned.attributes.items() if n not in known.attributes}},
     )
 
 

@@ -130,7 +130,8 @@ class Registry(msgspec.Struct, frozen=True, kw_only=True):
     two as survives a power cut.
     `cuts`: for each epoch that was written, how many of its first samples aren't in its file; where that is all of
     them, there is no file. `npublished`: epochs before this one are in files that are published. `ndropped`: epochs
-    before this one have no file any more. `metadata`: what the numbers mean.
+    before this one have no file any more. `metadata`: what the numbers mean; `is_metadata_stored`: whether that
+    survives a power cut.
     """
 
     generation: int = 0
@@ -144,6 +145,7 @@ class Registry(msgspec.Struct, frozen=True, kw_only=True):
     npublished: int = 0
     ndropped: int = 0
     metadata: Metadata = Metadata()
+    is_metadata_stored: bool = True
 
     @property
     def nwritten(self) -> int:
@@ -228,8 +230,13 @@ def start_series(registry: Registry, epochs_per_file: int) -> Registry:
     return msgspec.structs.replace(registry, series=(*kept, Series(start, number, epochs_per_file)))
 
 
+def describe(registry: Registry, metadata: Metadata) -> Registry:
+    """From now on this is what the numbers mean."""
+    return msgspec.structs.replace(registry, metadata=metadata, is_metadata_stored=False)
+
+
 def reset(registry: Registry, epochs_per_file: int) -> Registry:
-    """Start empty; the burn that was asked for goes on to be owed."""
+    """Start empty, with nothing known; the burn that was asked for goes on to be owed."""
     return Registry(
         generation=registry.generation + 1,
         series=(Series(0, 1, epochs_per_file),),
@@ -265,3 +272,8 @@ def mark_burn_stored(registry: Registry, burn: int, asked_burn: int = 0) -> Regi
         stored_burn=max(burn, registry.stored_burn),
         stored_asked_burn=max(asked_burn, registry.stored_asked_burn),
     )
+
+
+def mark_metadata_stored(registry: Registry, metadata: Metadata) -> Registry:
+    """These metadata survive a power cut; there may be others by now."""
+    return msgspec.structs.replace(registry, is_metadata_stored=registry.metadata is metadata)

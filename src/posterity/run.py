@@ -78,7 +78,7 @@ class Run(Reads[EpochT]):
         self.close()
 
     def __repr__(self) -> str:
-        return f"<Run in {self._disk.folder}>"
+        return f"<Run in {self._disk.folder}{self.metadata.brief if self._catalog is not None else ''}>"
 
     @property
     def asynchronous(self) -> "AsyncRun[EpochT]":
@@ -88,8 +88,8 @@ class Run(Reads[EpochT]):
     @property
     def metadata(self) -> Metadata:
         """See `Snapshot.metadata`; it is that of the latest snapshot, and nothing is waited for."""
-        assert self._catalog is not None
-        return self._catalog.shown().metadata
+        assert self._catalog is not None  # opening took a snapshot
+        return self._catalog.metadata
 
     def snapshot(self) -> "Snapshot[EpochT]":
         """The run as its journal has it now; use it with `with`, or `release` it.

@@ -25,7 +25,7 @@ from .disk import Disk
 from .epoch import Held, Prepared, prepare, sample_shapes
 from .errors import Closed, Forked, NotWritten
 from .layout import layout_of
-from .ledger import Ledger, Shapes
+from .ledger import Ledger, Shapes, check_described
 from .options import Options
 from .pins import Pin
 from .receipts import Receipt
@@ -55,15 +55,19 @@ class Service:
         self.store = Store(options, self.where, self.disk)
         registry = self.store.open()
         goes_on = self.store.catalog if options.mode != "w" else None
-        self.ledger = Ledger(options, registry, goes_on, _shapes_of(goes_on))
+        nchain, shapes = _shapes_of(goes_on)
+        self.ledger = Ledger(options, registry, goes_on, (nchain, shapes))
         self._buffers = Buffers(options.max_pending_bytes)
         self._meter = Meter()
         self._faces: set[int] = set()
         self._writer = Writer(self.ledger, self.store, str(self.disk.folder))
         try:
+            if nchain:
+                check_described(registry.metadata, nchain, shapes)
             self._writer.start()
         except BaseException:
             self.store.close()
+            self.disk.leave()
             raise
         self._tell_what_is_there()
         if options.flush_on_sigterm:

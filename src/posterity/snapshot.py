@@ -78,7 +78,8 @@ class Snapshot(Generic[E_co]):
 
     def __repr__(self) -> str:
         registry = self.registry
-        return f"<Snapshot: {registry.next_index} epochs, {registry.nsamples_left} samples left, burn {registry.burn}>"
+        counts = f"{registry.next_index} epochs, {registry.nsamples_left} samples left, burn {registry.burn}"
+        return f"<Snapshot: {counts}{registry.metadata.brief}>"
 
     @property
     def burn(self) -> int:
