@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from .audit import Findings, Problem, verify
     from .backend import DefaultBackend
     from .compaction import Compaction, compact
+    from .diagnosis import Diagnosis
+    from .diagnostics import Diagnostics, Stop
     from .epoch import Epoch
     from .errors import (
         Burned,
@@ -58,6 +60,8 @@ __all__ = [
     "Compaction",
     "Damaged",
     "DefaultBackend",
+    "Diagnosis",
+    "Diagnostics",
     "Epoch",
     "EpochInfo",
     "EpochMismatch",
@@ -85,6 +89,7 @@ __all__ = [
     "SnapshotExpired",
     "State",
     "Status",
+    "Stop",
     "UnknownOption",
     "UntrustedClass",
     "WriteFailed",
@@ -105,10 +110,12 @@ _MODULES = {
     "audit": ["Findings", "Problem", "verify"],
     "backend": ["DefaultBackend"],
     "compaction": ["Compaction", "compact"],
+    "diagnosis": ["Diagnosis"],
+    "diagnostics": ["Diagnostics", "Stop"],
     "epoch": ["Epoch"],
     "errors": [
-        "Burned",
         "BurnLowered",
+        "Burned",
         "Closed",
         "Damaged",
         "EpochMismatch",

@@ -17,6 +17,7 @@ import numpy as np
 from anyio.lowlevel import checkpoint
 
 from .aioreads import AsyncReads, AsyncSnapshot, Readers, in_thread
+from .diagnosis import Diagnosis
 from .epoch import EpochDict
 from .errors import Closed
 from .metadata import Metadata
@@ -213,9 +214,11 @@ class AsyncBackend(AsyncReads[EpochT]):
         await checkpoint()
         return self._service.snapshot()
 
-    def updates(self, min_samples: int = 1) -> "AsyncIterator[AsyncSnapshot[EpochT]]":
+    def updates(
+        self, min_samples: int = 1, *, diagnosis: Diagnosis | None = None
+    ) -> "AsyncIterator[AsyncSnapshot[EpochT]]":
         """See `DefaultBackend.updates`: `async for snapshot in backend.updates()`."""
-        return _Updates(self._service, self._readers, min_samples)
+        return _Updates(self._service, self._readers, min_samples, diagnosis)
 
     # ---- the disk ------------------------------------------------------------------------------------------------
 
@@ -248,10 +251,11 @@ class AsyncBackend(AsyncReads[EpochT]):
 class _Updates(Generic[EpochT]):
     """The newest snapshot each time something changed. Each one is let go when the next is asked for."""
 
-    def __init__(self, service: Service, readers: Readers, min_samples: int) -> None:
+    def __init__(self, service: Service, readers: Readers, min_samples: int, diagnosis: Diagnosis | None) -> None:
         self._service = service
         self._readers = readers
         self._min_samples = min_samples
+        self._diagnosis = diagnosis
         self._seen: tuple[int, int, int] | None = None
         self._given: AsyncSnapshot[EpochT] | None = None
 
@@ -270,8 +274,10 @@ class _Updates(Generic[EpochT]):
             raise StopAsyncIteration from None
         registry = snapshot.registry
         self._seen = (registry.generation, registry.nsamples, registry.burn)
-        self._given = AsyncSnapshot(snapshot, self._readers)
-        return self._given
+        self._given = given = AsyncSnapshot(snapshot, self._readers)
+        if self._diagnosis is not None:
+            await given.diagnose(self._diagnosis)
+        return given
 
     def _let_go(self) -> None:
         if self._given is not None:

@@ -6,7 +6,7 @@ Up the stream: `snapshot`. Down the stream: `aio`, `run`.
 import os
 import threading
 import weakref
-from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
@@ -15,8 +15,11 @@ import anyio
 import anyio.to_thread
 from anyio.lowlevel import checkpoint, current_token
 
+from .diagnosis import LOOK_EVERY_S, Diagnosis
+from .diagnostics import Diagnostics, Stop
 from .epoch import EpochDict, to_epoch
 from .metadata import Metadata
+from .errors import Closed
 from .registry import Registry
 from .selection import Mask
 from .selection import flatten_samples as flatten_arrays
@@ -173,6 +176,15 @@ class AsyncSnapshot(Generic[EpochT]):
         """See `Snapshot.load`."""
         return await self._readers.run(lambda: self._snapshot.load(iepoch, eclass, pars))
 
+    @property
+    def diagnostics(self) -> Diagnostics | None:
+        """See `Snapshot.diagnostics`."""
+        return self._snapshot.diagnostics
+
+    async def diagnose(self, diagnosis: Diagnosis | None = None) -> Diagnostics | None:
+        """See `Snapshot.diagnose`."""
+        return await self._readers.run(lambda: self._snapshot.diagnose(diagnosis))
+
 
 class AskedSnapshot(Generic[EpochT]):
     """A snapshot that was asked for: it is awaited, or entered with `async with`."""
@@ -263,6 +275,28 @@ class AsyncReads(Generic[EpochT]):
     async def load(self, iepoch: int = -1, eclass: type | None = None, pars: Sequence[str] | None = None) -> EpochT:
         """See `Snapshot.load`."""
         return await self._read(lambda snapshot: snapshot.load(iepoch, eclass, pars))
+
+    async def diagnose(self, diagnosis: Diagnosis | None = None) -> Diagnostics | None:
+        """See `Snapshot.diagnose`."""
+        return await self._read(lambda snapshot: snapshot.diagnose(diagnosis))
+
+    def updates(
+        self, min_samples: int = 1, *, diagnosis: Diagnosis | None = None
+    ) -> "AsyncIterator[AsyncSnapshot[EpochT]]":
+        """The newest snapshot each time something changed."""
+        raise NotImplementedError
+
+    async def until(
+        self, stop: Stop, *, diagnosis: Diagnosis | None = None, every_s: float = LOOK_EVERY_S
+    ) -> Diagnostics:
+        """See `DefaultBackend.until`."""
+        async for snapshot in self.updates(diagnosis=diagnosis or Diagnosis()):
+            snapshot.release()
+            found = snapshot.diagnostics
+            if found is not None and stop.is_met(found):
+                return found
+            await anyio.sleep(every_s)
+        raise Closed(f"the run was closed before it met {stop}")
 
     @classmethod
     async def read_epoch(cls, fn: str | os.PathLike[str], iepoch: int = -1) -> EpochDict:

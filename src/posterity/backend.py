@@ -10,6 +10,7 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from .diagnosis import Diagnosis
 from .epoch import EpochDict
 from .errors import Closed
 from .metadata import Metadata
@@ -62,6 +63,8 @@ class DefaultBackend(Reads[EpochT]):
         chains: what the axis of chains is made of, outermost first: `{"temperature": 4, "walker": 16}`.
         attributes: text, numbers, bools, None, and lists and dicts of them, to be kept with the run. With a run that is
             there already, these three add to what it knows; names of parameters and the layout of chains stay.
+        diagnose: whether `status.diagnostics` has R-hat, ESS and acceptance of "p", or of the names that are given. A
+            thread works them out, at about a millisecond for each MB of samples.
 
     Raises:
         UnknownOption: an option that doesn't exist (a `TypeError`); the nearest one is named.
@@ -224,10 +227,14 @@ class DefaultBackend(Reads[EpochT]):
         """
         return self._service.snapshot()  # type: ignore[return-value]  # the epoch class is the caller's word
 
-    def updates(self, min_samples: int = 1) -> "Iterator[Snapshot[EpochT]]":
+    def updates(self, min_samples: int = 1, *, diagnosis: Diagnosis | None = None) -> "Iterator[Snapshot[EpochT]]":
         """The newest snapshot each time something changed, and at least `min_samples` came or a burn took some.
 
         None queue up; it ends when the backend is closed. Each snapshot is released when the next one is asked for.
+        With a `diagnosis` each has `diagnostics`.
+
+        Raises:
+            KeyError, TypeError: see `Snapshot.diagnose`.
         """
         self._service.check_process()
         ledger = self._service.ledger
@@ -243,6 +250,8 @@ class DefaultBackend(Reads[EpochT]):
             with snapshot:
                 registry = snapshot.registry
                 seen = (registry.generation, registry.nsamples, registry.burn)
+                if diagnosis is not None:
+                    snapshot.diagnose(diagnosis)
                 yield snapshot
 
     # ---- the disk ------------------------------------------------------------------------------------------------

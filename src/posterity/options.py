@@ -51,10 +51,16 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     exit_timeout_s: float = 60.0
     flush_on_sigterm: bool = False
     reader_threads: int = 4
+    diagnose: bool | tuple[str, ...] = False
     trusted_classes: tuple[str, ...] = ()
     parameters: dict[str, tuple[Parameter, ...]] | None = None
     chains: dict[str, int] | None = None
     attributes: dict[str, Any] | None = None  # msgspec takes `object` for a class of its own
+
+    @property
+    def diagnosed(self) -> tuple[str, ...]:
+        """The names of the samples that are diagnosed while the run is written."""
+        return self.diagnose if isinstance(self.diagnose, tuple) else ("p",) if self.diagnose else ()
 
     @property
     def packing(self) -> Packing | None:

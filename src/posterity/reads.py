@@ -4,11 +4,15 @@ Up the stream: `snapshot`. Down the stream: `backend`, `run`.
 """
 
 import os
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Generic, TypeVar
 
+from .diagnosis import LOOK_EVERY_S, Diagnosis
+from .diagnostics import Diagnostics, Stop
 from .epoch import EpochDict, to_epoch
 from .metadata import Metadata
+from .errors import Closed
 from .selection import Mask
 from .selection import flatten_samples as flatten_arrays
 from .singlefile import read_epoch
@@ -64,6 +68,35 @@ class Reads(Generic[EpochT]):
         """See `Snapshot.load`."""
         with self.snapshot() as snapshot:
             return snapshot.load(iepoch, eclass, pars)
+
+    def diagnose(self, diagnosis: Diagnosis | None = None) -> Diagnostics | None:
+        """See `Snapshot.diagnose`."""
+        with self.snapshot() as snapshot:
+            return snapshot.diagnose(diagnosis)
+
+    def updates(self, min_samples: int = 1, *, diagnosis: Diagnosis | None = None) -> "Iterator[Snapshot[EpochT]]":
+        """The newest snapshot each time something changed."""
+        raise NotImplementedError
+
+    def until(self, stop: Stop, *, diagnosis: Diagnosis | None = None, every_s: float = LOOK_EVERY_S) -> Diagnostics:
+        """Wait until the chains are as `stop` says; returns how they are then.
+
+        Args:
+            stop: the rule.
+            diagnosis: which samples are looked at, by default all that are left of "p"; it may know some already.
+            every_s: how long to wait, at least, from one look to the next. Each costs what is new.
+
+        Raises:
+            Closed: this was closed before (a `ValueError`).
+            KeyError, TypeError: see `Snapshot.diagnose`.
+        """
+        for snapshot in self.updates(diagnosis=diagnosis or Diagnosis()):
+            snapshot.release()
+            found = snapshot.diagnostics
+            if found is not None and stop.is_met(found):
+                return found
+            time.sleep(every_s)
+        raise Closed(f"the run was closed before it met {stop}")
 
     @classmethod
     def read_epoch(cls, fn: str | os.PathLike[str], iepoch: int = -1) -> EpochDict:

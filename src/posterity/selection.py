@@ -64,15 +64,15 @@ def count_samples(registry: Registry, burn: int, thin: int) -> int:
     return max(0, -(-(registry.nsamples_left - burn) // thin))
 
 
-def pieces(registry: Registry, burn: int, thin: int) -> Iterator[Piece]:
-    """What to read of which epoch: thinning goes on across the borders of epochs."""
-    return pieces_from(registry, registry.burn + burn, thin, count_samples(registry, burn, thin))
+def pieces(registry: Registry, burn: int, thin: int, stop: int | None = None) -> Iterator[Piece]:
+    """What to read of which epoch, before epoch `stop` if that is given: thinning goes on across the borders."""
+    return pieces_from(registry, registry.burn + burn, thin, count_samples(registry, burn, thin), stop)
 
 
-def pieces_from(registry: Registry, start: int, thin: int, n: int) -> Iterator[Piece]:
+def pieces_from(registry: Registry, start: int, thin: int, n: int, stop: int | None = None) -> Iterator[Piece]:
     """What to read of which epoch for `n` samples, each `thin` after the one before, from a position in the run on."""
     at = 0
-    for i in range(registry.epoch_at(start), registry.next_index):
+    for i in range(registry.epoch_at(start), registry.next_index if stop is None else stop):
         entry = registry.entries[i]
         first = start + at * thin
         count = min(n - at, max(0, -(-(entry.stop - first) // thin)))

@@ -26,6 +26,7 @@ from .epoch import Held, Prepared, prepare, sample_shapes
 from .errors import Closed, Forked, NotWritten
 from .layout import layout_of
 from .ledger import Ledger, Shapes, check_described
+from .monitor import Monitor
 from .options import Options
 from .pins import Pin
 from .receipts import Receipt
@@ -69,9 +70,21 @@ class Service:
             self.store.close()
             self.disk.leave()
             raise
+        self._monitor = self._start_monitor()
         self._tell_what_is_there()
         if options.flush_on_sigterm:
             self.flush_on_sigterm()
+
+    def _start_monitor(self) -> Monitor | None:
+        if not self.options.diagnosed:
+            return None
+        monitor = Monitor(self.ledger, self.snapshot, self.options.diagnosed, str(self.disk.folder))
+        try:
+            monitor.start()
+        except BaseException:  # the system has no thread left
+            self.ask_close()
+            raise
+        return monitor
 
     def _tell_what_is_there(self) -> None:
         if self.store.catalog is None:
@@ -209,6 +222,7 @@ class Service:
             full_in_s=free / bytes_per_s if free is not None and bytes_per_s > 0 else None,
             last_error=str(fault.error) if fault else str(ledger.lost) if ledger.lost else None,
             last_error_at=fault.at if fault else None,
+            diagnostics=self._monitor.diagnostics if self._monitor is not None else None,
         )
 
     def ask_close(self) -> None:
@@ -232,6 +246,8 @@ class Service:
         state = self.ledger.state
         if state.is_over and self.ledger.lost is None:
             self._writer.join()
+            if self._monitor is not None:
+                self._monitor.join()
             if self.ledger.is_unused:
                 self.disk.leave()
             return

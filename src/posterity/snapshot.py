@@ -12,6 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Generic, Self, TypeVar, cast
 
+from .diagnosis import Diagnosis
+from .diagnostics import Diagnostics
 from .disk import Disk
 from .epoch import EpochDict, sample_shapes, to_epoch
 from .errors import Burned, Closed
@@ -44,13 +46,16 @@ class Snapshot(Generic[E_co]):
         release: Callable[[], None] = _nothing,
         abandon: Callable[[], None] = _nothing,
         trusted: Sequence[str] = (),
+        run_id: bytes = b"",
     ) -> None:
         self.registry = registry
+        self._diagnostics: Diagnostics | None = None
         self._shelf: Shelf | None = shelf
         self._disk = disk
         self._release = release
         self._abandon = abandon
         self._trusted = trusted
+        self._run_id = run_id
 
     def release(self) -> None:
         """Let go of the files that it needs; idempotent."""
@@ -242,6 +247,47 @@ class Snapshot(Generic[E_co]):
         gathering = Gathering(self._disk, self._there(), self.registry, [name], ..., n, thin, verify=False, dims=dims)
         gathering.gather(list(pieces(self.registry, burn, thin)))
         return gathering.results[name]
+
+    @property
+    def diagnostics(self) -> Diagnostics | None:
+        """What the last `diagnose` gave; `updates` calls it if it has a `diagnosis`."""
+        return self._diagnostics
+
+    def diagnose(self, diagnosis: Diagnosis | None = None) -> Diagnostics | None:
+        """R-hat, ESS and acceptance of what is left; they are in `diagnostics` from then on.
+
+        It reads what `diagnosis` doesn't know yet, and all without one. Epochs that a device still computes are left
+        out.
+
+        Returns:
+            None if nothing is left.
+
+        Raises:
+            KeyError: a name isn't in every epoch read.
+            TypeError: samples aren't real numbers.
+            SnapshotExpired, Damaged: see `get_samples`. What was read before counts.
+        """
+        diagnosis = Diagnosis() if diagnosis is None else diagnosis
+        run = (str(self._disk.folder), self._run_id, self.registry.generation)
+        self._diagnostics = diagnosis.follow(run, self.registry.burn, self._end_of_fetched(), self._read_samples)
+        return self._diagnostics
+
+    def _end_of_fetched(self) -> int:
+        """The position after the last sample that is in memory or in a file."""
+        held, entries = self._there().held, self.registry.entries
+        n = len(entries)
+        while n and (last := held.get(n - 1)) is not None and not last.is_fetched:
+            n -= 1
+        return entries[n - 1].stop if n else 0
+
+    def _read_samples(self, start: int, most: int, names: Sequence[str]) -> dict[str, Array]:
+        """The samples from position `start` on, to the end of an epoch: `most` of them, or one epoch."""
+        registry = self.registry
+        end = max(registry.epoch_at(start + most), registry.epoch_at(start) + 1)
+        n = registry.entries[end - 1].stop - start
+        gathering = Gathering(self._disk, self._there(), registry, list(names), ..., n, 1, verify=False)
+        gathering.gather(list(pieces(registry, start - self.burn, 1, end)))
+        return gathering.results
 
     # ---- stats ---------------------------------------------------------------------------------------------------
 

@@ -82,7 +82,9 @@ def arrange(
         ValueError: two variables would have the same name.
     """
     if missing := [name for name in stats or () if name not in samples]:
-        raise KeyError(f"there are no samples {', '.join(map(repr, missing))} for {SAMPLE_STATS}; there are {[*samples]}")
+        raise KeyError(
+            f"there are no samples {', '.join(map(repr, missing))} for {SAMPLE_STATS}; there are {[*samples]}"
+        )
     found: list[Variable] = []
     for name, kind in samples.items():
         is_stat = name in (STATS if stats is None else stats)
