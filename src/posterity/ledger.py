@@ -106,6 +106,7 @@ class Ledger:
         self._has_asides = False
         self._is_on_disk = catalog is not None
         self._is_silent = False
+        self._before_closing: list[Callable[[], None]] = []
         self._nfetched = 0
         self._never_comes: Exception | None = None
         self.waited_s = 0.0
@@ -557,15 +558,24 @@ class Ledger:
         self._last_error = error
         self._state = after(self._state, Event.WRITE_FAILED)
 
-    def ask_close(self, *, silently: bool = False) -> None:
-        """Take no more epochs, and write and publish all that is there.
+    def call_before_closing(self, call: Callable[[], None]) -> None:
+        """Have something called that hands over what it holds, before no more epochs are taken. It must not raise."""
+        with self._lock:
+            self._before_closing.append(call)
 
-        `silently`: the process is about to end; who hands over waits for that, in place of an error.
-        """
+    @property
+    def is_silent(self) -> bool:
+        """Whether the process is about to end: who hands over waits for that, in place of an error."""
+        return self._is_silent
+
+    def ask_close(self, *, silently: bool = False) -> None:
+        """Take no more epochs, and write and publish all that is there. `silently`: see `is_silent`."""
+        self._is_silent |= silently and not self._state.is_over
+        for call in self._before_closing:
+            call()  # without the lock: it has one of its own
         with self._lock:
             if self._state.is_over:
                 return
-            self._is_silent |= silently
             self._state = after(self._state, Event.CLOSE_ASKED)
             registry = self._registry
             n = registry.next_index
