@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from .diagnostics import Diagnostics, Stop
     from .epoch import Epoch
     from .errors import (
-        BurnLowered,
         Burned,
+        BurnLowered,
         Closed,
         Damaged,
         EpochMismatch,

@@ -18,8 +18,8 @@ from anyio.lowlevel import checkpoint, current_token
 from .diagnosis import LOOK_EVERY_S, Diagnosis
 from .diagnostics import Diagnostics, Stop
 from .epoch import EpochDict, to_epoch
-from .metadata import Metadata
 from .errors import Closed
+from .metadata import Metadata
 from .registry import Registry
 from .selection import Mask
 from .selection import flatten_samples as flatten_arrays

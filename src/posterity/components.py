@@ -6,15 +6,16 @@ one at a time, so that a run larger than memory can be summed up.
 
 import difflib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from .metadata import Parameter
 from .snapshot import Snapshot
-from .tree import Array
 
+Floats: TypeAlias = npt.NDArray[np.float64]
 _BLOCK_BYTES = 1 << 26
 
 
@@ -73,7 +74,7 @@ def _unknown(name: str, names: list[str]) -> str:
 
 def read_each(
     snapshot: Snapshot[Any], components: Sequence[Component], burn: int = 0, thin: int = 1
-) -> Iterator[tuple[Component, Array]]:
+) -> Iterator[tuple[Component, Floats]]:
     """Each component with its numbers `(nchain, n)`, as floats. Few are in memory at a time, whatever the run weighs.
 
     Raises:

@@ -17,13 +17,12 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from .components import Component, components_of, read_each
+from .components import Component, Floats, components_of, read_each
 from .errors import MissingExtra
 from .snapshot import Snapshot
 
 Kind: TypeAlias = Literal["trace", "rank", "autocorr", "pair"]
-_Floats: TypeAlias = npt.NDArray[np.float64]
-_Each: TypeAlias = tuple[Component, _Floats]
+_Each: TypeAlias = tuple[Component, Floats]
 _FEW_CHAINS = 6
 _SINGLE = 3  # of many chains, so many are drawn by themselves
 _MOST_POINTS = 2000
@@ -120,7 +119,7 @@ def _matplotlib() -> tuple[Any, Any]:
         raise MissingExtra("a plot needs the package matplotlib: pip install 'posterity[plot]'") from error
 
 
-def _caption(array: _Floats, nasked: int, ndrawn: int, burn: int, thin: int) -> str:
+def _caption(array: Floats, nasked: int, ndrawn: int, burn: int, thin: int) -> str:
     """What the picture is of."""
     nchain, n = array.shape
     parts = [f"{nchain} chain{'s' if nchain > 1 else ''} of {n:,} samples"]
@@ -159,7 +158,7 @@ def _trace(figures: Any, each: Sequence[_Each], first: int, thin: int) -> Any:
     return figure
 
 
-def _draw_trace(axes: Any, array: _Floats, first: int, thin: int) -> None:
+def _draw_trace(axes: Any, array: Floats, first: int, thin: int) -> None:
     nchain, n = array.shape
     step = max(1, n // _MOST_POINTS)
     x = first + thin * np.arange(0, n, step)
@@ -172,7 +171,7 @@ def _draw_trace(axes: Any, array: _Floats, first: int, thin: int) -> None:
     axes.margins(x=0)
 
 
-def _draw_bands(axes: Any, x: npt.NDArray[np.int_], shown: _Floats) -> None:
+def _draw_bands(axes: Any, x: npt.NDArray[np.int_], shown: Floats) -> None:
     """Where most of the chains are, and a few of them."""
     low, inner_low, middle, inner_high, high = np.nanquantile(shown, [0.05, 0.25, 0.5, 0.75, 0.95], axis=0)
     axes.fill_between(x, low, high, color=_BAND, alpha=0.2, linewidth=0, label="90% of the chains")
@@ -184,7 +183,7 @@ def _draw_bands(axes: Any, x: npt.NDArray[np.int_], shown: _Floats) -> None:
         axes.legend(loc="upper right", ncols=3, fontsize=7, frameon=True, framealpha=0.8, edgecolor="none")
 
 
-def _draw_distribution(axes: Any, array: _Floats) -> None:
+def _draw_distribution(axes: Any, array: Floats) -> None:
     """A histogram, upright; of each chain, if they are few."""
     finite = array[np.isfinite(array)]
     if not finite.size:
@@ -215,7 +214,7 @@ def _rank(figures: Any, each: Sequence[_Each], _first: int, _thin: int) -> Any:
     return figure
 
 
-def _rank_counts(array: _Floats) -> tuple[_Floats, float]:
+def _rank_counts(array: Floats) -> tuple[Floats, float]:
     """How many samples of each chain `(nchain, nbins)` stand where among all, and how many would if chains agreed."""
     n = array.shape[1]
     nbins = int(min(20, max(4, n // 10)))
@@ -227,7 +226,7 @@ def _rank_counts(array: _Floats) -> tuple[_Floats, float]:
     return counts.astype(np.float64), n / nbins
 
 
-def _draw_rank_steps(axes: Any, counts: _Floats, expected: float) -> None:
+def _draw_rank_steps(axes: Any, counts: Floats, expected: float) -> None:
     nbins = counts.shape[1]
     edges = np.linspace(0, 1, nbins + 1)
     for i, (chain, colour) in enumerate(zip(counts, _COLOURS, strict=False)):
@@ -241,7 +240,7 @@ def _draw_rank_steps(axes: Any, counts: _Floats, expected: float) -> None:
         axes.legend(fontsize=7, frameon=False, ncols=2, loc="upper center")
 
 
-def _draw_rank_image(axes: Any, counts: _Floats, expected: float) -> Any:
+def _draw_rank_image(axes: Any, counts: Floats, expected: float) -> Any:
     """One row a chain: even grey if they agree, stripes if one of them is elsewhere."""
     image = axes.imshow(
         counts / expected, aspect="auto", cmap="RdBu_r", vmin=0, vmax=2, extent=(0, 1, len(counts) - 0.5, -0.5),
@@ -291,7 +290,7 @@ def autocorrelation(array: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return correlations
 
 
-def _integrated_time(mean: _Floats) -> tuple[float, int]:
+def _integrated_time(mean: Floats) -> tuple[float, int]:
     """The integrated autocorrelation time, and the window that it was summed up in: five times itself (Sokal 1997)."""
     taus = 2 * np.cumsum(mean) - 1
     if not np.isfinite(taus).all():
@@ -341,13 +340,13 @@ def _label_pair(axes: Any, row: int, column: int, n: int, each: Sequence[_Each])
         axes.set_yticklabels([])
 
 
-def _spread(array: _Floats) -> _Floats:
+def _spread(array: Floats) -> Floats:
     """Samples of all chains, as many as a picture can show, the same of each parameter."""
     flat = array.ravel()
     return flat[:: max(1, flat.size // _MOST_PAIRED)]
 
 
-def _edges(values: _Floats) -> _Floats:
+def _edges(values: Floats) -> Floats:
     """Bins over nearly all of the numbers: a few that are far out don't squeeze the others."""
     finite = values[np.isfinite(values)]
     if not finite.size:

@@ -11,8 +11,8 @@ from typing import Generic, TypeVar
 from .diagnosis import LOOK_EVERY_S, Diagnosis
 from .diagnostics import Diagnostics, Stop
 from .epoch import EpochDict, to_epoch
-from .metadata import Metadata
 from .errors import Closed
+from .metadata import Metadata
 from .selection import Mask
 from .selection import flatten_samples as flatten_arrays
 from .singlefile import read_epoch

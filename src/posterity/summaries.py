@@ -14,11 +14,10 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from .components import components_of, read_each
+from .components import Floats, components_of, read_each
 from .errors import MissingExtra
 from .metadata import Parameter
 from .snapshot import Snapshot
-from .tree import Array
 
 _FEWEST = 4  # samples in a chain, of which arviz-stats says nothing
 
@@ -108,7 +107,7 @@ def summarize(
     )
 
 
-def _row(stats: Any, parameter: Parameter, of: str, index: int, array: Array, quantiles: Sequence[float]) -> Row:
+def _row(stats: Any, parameter: Parameter, of: str, index: int, array: Floats, quantiles: Sequence[float]) -> Row:
     axes = {"chain_axis": 0, "draw_axis": 1}
     is_enough = array.shape[1] >= _FEWEST and bool(np.isfinite(array).all())
     with warnings.catch_warnings():

@@ -3,7 +3,7 @@
 import math
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
@@ -43,7 +43,7 @@ def summary(
     from posterity.run import open_run
     from posterity.summaries import summarize
 
-    asked = {"burn": burn, "thin": thin, "pars": pars, "chains": chosen_chains(chains)}
+    asked: dict[str, Any] = {"burn": burn, "thin": thin, "pars": pars, "chains": chosen_chains(chains)}
     with open_run(run) as opened, opened.snapshot() as snapshot, progress("summing up") as shown:
         try:
             found = summarize(snapshot, quantiles=quantiles or (0.05, 0.5, 0.95), progress=shown, **asked)
@@ -102,7 +102,7 @@ def plot(
     from posterity.run import open_run
 
     target = output or Path(f"{kind}.png")
-    asked = {"burn": burn, "thin": thin, "pars": pars, "chains": chosen_chains(chains)}
+    asked: dict[str, Any] = {"burn": burn, "thin": thin, "pars": pars, "chains": chosen_chains(chains)}
     with open_run(run) as opened, opened.snapshot() as snapshot, progress("drawing") as shown:
         try:
             save_plot(snapshot, kind, target, progress=shown, **asked)

@@ -2,9 +2,9 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Group, Parameter
 
 from posterity import __version__
 
@@ -49,21 +49,20 @@ app = App(
 )
 app["--help"].group = app["--version"].group = "Help"
 
-for _at, (_group, _name, _command) in enumerate(
-    [
-        (LOOK, "ls", looking.ls),
-        (LOOK, "info", looking.info),
-        (LOOK, "epochs", looking.epochs),
-        (LOOK, "tail", following.tail),
-        (JUDGE, "summary", analysing.summary),
-        (JUDGE, "plot", analysing.plot),
-        (MOVE, "export", moving.export),
-        (MOVE, "import", moving.import_),
-        (CARE, "verify", caring.verify),
-        (CARE, "repair", caring.repair),
-        (CARE, "compact", caring.compact),
-    ]
-):
+_COMMANDS: list[tuple[Group, str, Callable[..., Exit]]] = [
+    (LOOK, "ls", looking.ls),
+    (LOOK, "info", looking.info),
+    (LOOK, "epochs", looking.epochs),
+    (LOOK, "tail", following.tail),
+    (JUDGE, "summary", analysing.summary),
+    (JUDGE, "plot", analysing.plot),
+    (MOVE, "export", moving.export),
+    (MOVE, "import", moving.import_),
+    (CARE, "verify", caring.verify),
+    (CARE, "repair", caring.repair),
+    (CARE, "compact", caring.compact),
+]
+for _at, (_group, _name, _command) in enumerate(_COMMANDS):
     app.command(_command, name=_name, group=_group, sort_key=_at, help_epilogue="")
 
 
