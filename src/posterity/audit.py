@@ -3,6 +3,7 @@
 Up the stream: the run folder. Down the stream: whoever doubts a disk; `repair`.
 """
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +17,8 @@ from .epochreader import Reader
 from .errors import Damaged
 from .journal import Place
 from .layout import Stamp
-from .options import file_name
-from .rebuild import numbered
+from .options import DEFAULT_FMT, file_name
+from .rebuild import candidates, numbered
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -62,7 +63,7 @@ def verify(outdir: str | os.PathLike[str], *, progress: Callable[[int, int], Non
     `progress`: called with the number of epochs that were looked at, and of all.
 
     Raises:
-        FileNotFoundError: there is no such folder.
+        FileNotFoundError: there is no such folder, or no trace of a run in it.
         NewerFormat: a later posterity wrote it.
     """
     disk = Disk(Path(os.fsdecode(outdir)))
@@ -105,6 +106,8 @@ class _Inspection:
     def _read_journal(self) -> Catalog | None:
         data = journal.read(self._disk)
         if data is None:
+            if not candidates(self._disk.names(), DEFAULT_FMT):
+                raise FileNotFoundError(errno.ENOENT, "there is no run", str(self._disk.folder))
             self._problems.append(Problem(journal.NAME, "there is no journal"))
             return None
         return replayed(journal.decode(data)[0])

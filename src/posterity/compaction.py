@@ -8,6 +8,7 @@ Up the stream: `backend` opens the run and closes it. Down the stream: `posterit
 
 import os
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -53,7 +54,8 @@ def compact(outdir: str | os.PathLike[str]) -> Compaction:
         WriteFailed, NotWritten: the disk is full, or broken.
     """
     before = run_info(outdir)
-    with DefaultBackend(outdir=outdir, epochs_per_file=before.epochs_per_file) as backend:  # type: DefaultBackend[Any]
+    backend: DefaultBackend[Any]
+    with DefaultBackend(outdir=outdir, epochs_per_file=before.epochs_per_file) as backend:
         backend.flush(publish=True)
     _shorten(Disk(Path(os.fsdecode(outdir))))
     after = run_info(outdir)

@@ -5,8 +5,7 @@ Up the stream: `singlefile` reads others' files, `backend` stores what was in th
 
 import errno
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +43,9 @@ def import_jexplore(
 ) -> Imported:
     """Make a run of a folder that jexplore's backend wrote. The folder stays as it is.
 
-    Epochs keep their order, and all that is in them. What jexplore burned is gone: then the run's epoch 0 is the first
-    one that is left, and its burn is 0. An epoch that was in jexplore's memory only is in no file.
+    Epochs keep their order, and all that is in them. What jexplore burned is gone: then the run's epoch 0 is the
+    first one that is left, and its burn is 0; `metadata.attributes["first_epoch"]` is the index that it had. An epoch
+    that was in jexplore's memory only is in no file.
 
     Args:
         source: the folder.
@@ -62,20 +62,31 @@ def import_jexplore(
     """
     folder = Path(os.fsdecode(source))
     where = _find_epochs(folder, outfile_fmt)
-    with DefaultBackend(outdir=outdir, **{**options, "mode": "x"}) as backend, _flushed(backend):
+    backend: DefaultBackend[Any]
+    attributes = {**options.pop("attributes", {}), "imported_from": "jexplore", "first_epoch": min(where)}
+    with DefaultBackend(outdir=outdir, **options, mode="x", attributes=attributes) as backend:
         for done, (index, path) in enumerate(sorted(where.items()), 1):
             backend.ingest(path, index)
             if progress is not None:
                 progress(done, len(where))
+        backend.flush(publish=True)
         samples = backend.status.samples
     return Imported(str(folder), os.fsdecode(outdir), len(where), samples, min(where))
 
 
-@contextmanager
-def _flushed(backend: DefaultBackend[Any]) -> Iterator[None]:
-    """All that was ingested within survives a power cut behind it, or the error of the disk is raised."""
-    yield
-    backend.flush(publish=True)
+def importer_of(source: str | os.PathLike[str]) -> Callable[..., Imported]:
+    """What makes a run of a source, by what that is: a folder of jexplore's.
+
+    Raises:
+        FileNotFoundError: there is nothing.
+        ValueError: it is nothing that is known.
+    """
+    path = Path(os.fsdecode(source))
+    if not path.exists():
+        raise FileNotFoundError(errno.ENOENT, "there is nothing to import", str(path))
+    if path.is_dir():
+        return import_jexplore
+    raise ValueError(f"{path} isn't a folder of jexplore's")
 
 
 def _find_epochs(folder: Path, fmt: str) -> dict[int, Path]:

@@ -36,10 +36,13 @@ def _facts(run: "RunInfo") -> list[tuple[str, str]]:
         ("written by", _writer(run)),
         ("epochs", _with_burned(run.epochs, run.epochs_left)),
         ("samples", f"{_with_burned(run.samples, run.samples_left)}, in each of {count(run.nchain, 'chain')}"),
-        ("burn", f"{run.burn:,} samples"),
+        ("burn", count(run.burn, "sample")),
         ("names", ", ".join(f"{each.name} ({each.dim} x {each.dtype})" for each in run.names) or "none yet"),
         *_meaning(run),
-        ("on disk", f"{size(run.file_bytes)} in {count(run.files, 'file')}, {run.epochs_per_file} epochs each"),
+        (
+            "on disk",
+            f"{size(run.file_bytes)} in {count(run.files, 'file')}, {count(run.epochs_per_file, 'epoch')} each",
+        ),
         ("", f"{size(run.journal_bytes)} of journal; {size(run.free_bytes)} are free"),
         ("compression", ", ".join(run.compression) or "none"),
     ]

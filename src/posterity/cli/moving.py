@@ -7,6 +7,8 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
+from posterity.errors import RunExists
+
 from .exits import Exit, Refused
 from .terminal import print_json, progress, say
 from .words import Burn, Json, Pars, RunFolder, Thin
@@ -64,10 +66,16 @@ def import_(
     """
     from posterity.importing import importer_of
 
-    take_over: Callable[..., Any] = importer_of(source)
+    try:
+        take_over: Callable[..., Any] = importer_of(source)
+    except ValueError as error:
+        raise Refused(str(error)) from error
     options = {"epochs_per_file": epochs_per_file, "compression": compression}
     with progress("importing") as shown:
-        result = take_over(source, run, progress=shown, **options)
+        try:
+            result = take_over(source, run, progress=shown, **options)
+        except RunExists as error:
+            raise RunExists(f"{run} holds a run already; choose another folder") from error
     if json:
         print_json(result)
     else:
