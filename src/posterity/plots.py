@@ -9,6 +9,7 @@ Up the stream: `components` reads. Down the stream: `posterity plot`, notebooks.
 
 import math
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -106,7 +107,8 @@ def plot(
             progress(len(each), len(drawn))
     if not each:
         raise ValueError("the run has no samples that are real numbers")
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # what isn't finite isn't drawn
         figure = _DRAW[kind](figures, each, snapshot.burn + burn, thin)
         figure.suptitle(_caption(each[0][1], len(asked), len(drawn), burn, thin), fontsize=8, color="#666666")
     return figure

@@ -124,18 +124,24 @@ def test_a_summary_of_a_run_that_is_in_memory(tmp_path):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("nchain", [1, 4, 30])
-def test_each_kind_of_picture_is_drawn(cli, tmp_path, kind, nchain):
-    """Of one chain, of few and of many; with a title for each parameter."""
+def test_each_parameter_has_its_title(tmp_path, kind, nchain):
+    """In each kind of picture, of one chain, of few and of many."""
     with DefaultBackend(outdir=tmp_path / "run", parameters=[Parameter("m", latex="m_1", unit="kg"), "b"]) as backend:
         backend.ingest({"samples": {"p": draws(80, nchain=nchain)}})
-    target = tmp_path / "picture.png"
-    assert cli("plot", tmp_path / "run", "--kind", kind, "-o", target) == f"wrote {target}\n"
-    assert target.read_bytes().startswith(b"\x89PNG")
-    with open_run(tmp_path / "run") as opened, opened.snapshot() as snapshot:
-        figure = plot(snapshot, kind)
+        with backend.snapshot() as snapshot:
+            figure = plot(snapshot, kind)
     words = [text for axes in figure.axes for text in (axes.get_title(), axes.get_xlabel(), axes.get_ylabel())]
     assert "$m_1$ [kg]" in words
     assert "b" in words
+
+
+def test_a_picture_is_written(cli, run, tmp_path, monkeypatch):
+    """Where it was asked for; or else in the current folder, named after its kind."""
+    monkeypatch.chdir(tmp_path)
+    assert cli("plot", run) == "wrote trace.png\n"
+    assert (tmp_path / "trace.png").read_bytes().startswith(b"\x89PNG")
+    cli("plot", run, "--kind", "rank", "-o", tmp_path / "chains.pdf")
+    assert (tmp_path / "chains.pdf").read_bytes().startswith(b"%PDF")
 
 
 @pytest.mark.parametrize("kind", KINDS)
