@@ -276,13 +276,13 @@ def test_an_interrupt_behind_the_hand_over_doubles_no_step(opened, monkeypatch, 
     """What was handed over is what the run's registry says: a Ctrl-C before we could note it changes nothing."""
     steps = opened(max_bytes=4 * STEP_BYTES)
     add(steps, *range(4))
-    hand_over = steps._service.hand_over
+    hand_over = steps._ledger.hand_over
 
     def interrupted(*args, **more):
         hand_over(*args, **more)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(steps._service, "hand_over", interrupted)
+    monkeypatch.setattr(steps._ledger, "hand_over", interrupted)
     with pytest.raises(KeyboardInterrupt):
         add(steps, 4)
     monkeypatch.undo()
@@ -292,23 +292,57 @@ def test_an_interrupt_behind_the_hand_over_doubles_no_step(opened, monkeypatch, 
     assert stored(tmp_path, 7) == [4, 3]
 
 
+def test_readers_see_each_step_once_whoever_hands_over(opened, tmp_path):
+    """The timer, the sampler and `hand_over` take turns as they come; a read is always the first steps of the run."""
+    steps = opened(clock=time.monotonic, max_age_s=0.0, max_bytes=5 * STEP_BYTES)
+    nsteps, ends = 600, threading.Event()
+    found = []
+
+    def read():
+        while not ends.is_set():
+            view = steps.view()
+            with view.snapshot as snapshot:
+                samples = snapshot.get_samples()
+            parts = [] if samples is None else [samples["p"].transpose(2, 0, 1)]
+            p = np.concatenate([*parts, *([view.tail["p"]] if view.tail else [])]) if parts or view.tail else []
+            is_prefix = all(np.array_equal(one, numbers(i)) for i, one in enumerate(p))
+            found.append((len(p), is_prefix, view.state == (f"state {len(p) - 1}" if len(p) else None)))
+            steps.hand_over()
+
+    readers = [threading.Thread(target=read) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    add(steps, *range(nsteps))
+    ends.set()
+    for reader in readers:
+        reader.join()
+    assert all(is_prefix and is_newest for _, is_prefix, is_newest in found)
+    assert seen(steps) == nsteps
+    close(steps._service)
+    stored(tmp_path, nsteps)
+
+
 # ---- a full mailbox --------------------------------------------------------------------------------------------------
 
 
 def test_a_full_mailbox_makes_the_sampler_wait_and_readers_go_on(opened, monkeypatch):
     """While a step waits for room every read answers, and the step comes in its order when there is room."""
-    steps = opened(max_bytes=2 * STEP_BYTES, max_pending_epochs=1, inmem_epochs=0)
+    steps = opened(max_bytes=2 * STEP_BYTES)
     ledger = steps._service.ledger
-    room = threading.Event()
+    asks, has_room = threading.Event(), threading.Event()
     is_for = ledger._room.is_for
-    monkeypatch.setattr(ledger._room, "is_for", lambda ticket: room.is_set() and is_for(ticket))
+
+    def is_for_later(ticket):
+        asks.set()
+        return has_room.is_set() and is_for(ticket)
+
+    monkeypatch.setattr(ledger._room, "is_for", is_for_later)
     sampler = threading.Thread(target=add, args=(steps, *range(7)))
     sampler.start()
-    assert ledger.wait(lambda: True)
-    while steps.total < 2:
-        ledger.holds(bool)
+    assert asks.wait(20)
     assert seen(steps) == 2
-    room.set()
+    assert sampler.is_alive()
+    has_room.set()
     ledger.announce()
     sampler.join(20)
     assert seen(steps) == 7

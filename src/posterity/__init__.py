@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         Closed,
         Damaged,
         EpochMismatch,
+        ExportExists,
         ForeignFiles,
         Forked,
         MailboxFull,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
         NewerFormat,
         NotStorable,
         NotWritten,
+        OnlyInMemory,
         PosterityError,
         RunExists,
         RunLocked,
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
         UntrustedClass,
         WriteFailed,
     )
+    from .export import export_netcdf, export_zarr
     from .importing import Imported, import_jexplore
     from .metadata import Metadata, Parameter
     from .receipts import Promise, Receipt
@@ -65,6 +68,7 @@ __all__ = [
     "Epoch",
     "EpochInfo",
     "EpochMismatch",
+    "ExportExists",
     "Findings",
     "ForeignFiles",
     "Forked",
@@ -75,6 +79,7 @@ __all__ = [
     "NewerFormat",
     "NotStorable",
     "NotWritten",
+    "OnlyInMemory",
     "Parameter",
     "PosterityError",
     "Problem",
@@ -94,6 +99,8 @@ __all__ = [
     "UntrustedClass",
     "WriteFailed",
     "compact",
+    "export_netcdf",
+    "export_zarr",
     "find_runs",
     "import_jexplore",
     "open_run",
@@ -119,6 +126,7 @@ _MODULES = {
         "Closed",
         "Damaged",
         "EpochMismatch",
+        "ExportExists",
         "ForeignFiles",
         "Forked",
         "MailboxFull",
@@ -126,6 +134,7 @@ _MODULES = {
         "NewerFormat",
         "NotStorable",
         "NotWritten",
+        "OnlyInMemory",
         "PosterityError",
         "RunExists",
         "RunLocked",
@@ -134,6 +143,7 @@ _MODULES = {
         "UntrustedClass",
         "WriteFailed",
     ],
+    "export": ["export_netcdf", "export_zarr"],
     "importing": ["Imported", "import_jexplore"],
     "metadata": ["Metadata", "Parameter"],
     "receipts": ["Promise", "Receipt"],

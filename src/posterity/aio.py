@@ -141,12 +141,14 @@ class AsyncBackend(AsyncReads[EpochT]):
         else:
             threads = self._readers if isinstance(epoch, (str, os.PathLike)) else self._copiers
             prepared = await threads.run(prepare)
+        if is_quick and service.try_hand_over(prepared, copy=copy) is not None:
+            return
         ticket = ledger.ask_room(prepared, Loop().is_open)
         try:
             waited_s = await self._wait_for_room(ticket, timeout_s)
             own = partial(service.own, prepared, copy=copy)
             held = own() if is_quick else await self._copiers.run(own)
-            service.hand_over(ticket, prepared, held, copy=copy, waited_s=waited_s)
+            ledger.hand_over(ticket, prepared, held, waited_s)
         finally:
             ledger.give_up(ticket)
 

@@ -6,10 +6,10 @@ Up the stream: `snapshot`. Down the stream: `aio`, `run`.
 import os
 import threading
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Generator, Iterable, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -26,7 +26,11 @@ from .selection import flatten_samples as flatten_arrays
 from .singlefile import read_epoch
 from .snapshot import Snapshot
 from .tree import Array
+from .variables import Chunks
 from .waiting import Loop, is_in_loop
+
+if TYPE_CHECKING:
+    import xarray
 
 T = TypeVar("T")
 EpochT = TypeVar("EpochT")
@@ -184,6 +188,31 @@ class AsyncSnapshot(Generic[EpochT]):
     async def diagnose(self, diagnosis: Diagnosis | None = None) -> Diagnostics | None:
         """See `Snapshot.diagnose`."""
         return await self._readers.run(lambda: self._snapshot.diagnose(diagnosis))
+    async def to_xarray(
+        self,
+        burn: int = 0,
+        thin: int = 1,
+        pars: Sequence[str] | None = None,
+        *,
+        chunks: Chunks = "epoch",
+    ) -> "xarray.Dataset":
+        """See `Snapshot.to_xarray`."""
+        return await self._readers.run(lambda: self._snapshot.to_xarray(burn, thin, pars, chunks=chunks))
+
+    async def to_datatree(
+        self,
+        burn: int = 0,
+        thin: int = 1,
+        pars: Sequence[str] | None = None,
+        *,
+        chunks: Chunks = None,
+        named: bool = True,
+        stats: Collection[str] | None = None,
+    ) -> "xarray.DataTree":
+        """See `Snapshot.to_datatree`."""
+        return await self._readers.run(
+            lambda: self._snapshot.to_datatree(burn, thin, pars, chunks=chunks, named=named, stats=stats)
+        )
 
 
 class AskedSnapshot(Generic[EpochT]):
@@ -297,6 +326,31 @@ class AsyncReads(Generic[EpochT]):
                 return found
             await anyio.sleep(every_s)
         raise Closed(f"the run was closed before it met {stop}")
+    async def to_xarray(
+        self,
+        burn: int = 0,
+        thin: int = 1,
+        pars: Sequence[str] | None = None,
+        *,
+        chunks: Chunks = "epoch",
+    ) -> "xarray.Dataset":
+        """See `Snapshot.to_xarray`."""
+        return await self._read(lambda snapshot: snapshot.to_xarray(burn, thin, pars, chunks=chunks))
+
+    async def to_datatree(
+        self,
+        burn: int = 0,
+        thin: int = 1,
+        pars: Sequence[str] | None = None,
+        *,
+        chunks: Chunks = None,
+        named: bool = True,
+        stats: Collection[str] | None = None,
+    ) -> "xarray.DataTree":
+        """See `Snapshot.to_datatree`."""
+        return await self._read(
+            lambda snapshot: snapshot.to_datatree(burn, thin, pars, chunks=chunks, named=named, stats=stats)
+        )
 
     @classmethod
     async def read_epoch(cls, fn: str | os.PathLike[str], iepoch: int = -1) -> EpochDict:

@@ -145,6 +145,8 @@ class DefaultBackend(Reads[EpochT]):
     def _ingest(self, epoch: object, eind: int, *, copy: bool, timeout_s: float | None) -> None:
         service = self._service
         prepared = service.prepare(epoch, eind)
+        if service.try_hand_over(prepared, copy=copy) is not None:
+            return
         ledger = service.ledger
         ticket = ledger.ask_room(prepared)
         try:
@@ -156,7 +158,7 @@ class DefaultBackend(Reads[EpochT]):
                 if not ledger.wait(lambda: ledger.has_room(ticket), timeout_s):
                     raise ledger.full_error()
                 waited_s = time.monotonic() - start
-            service.hand_over(ticket, prepared, service.own(prepared, copy=copy), copy=copy, waited_s=waited_s)
+            ledger.hand_over(ticket, prepared, service.own(prepared, copy=copy), waited_s)
         finally:
             ledger.give_up(ticket)
 

@@ -103,7 +103,7 @@ class Grid:
         into.view(self._dtype)[rows, of_dims, at : at + n] = block[:, :, samples]
 
     def with_samples(self, chains: Sequence[int], start: int, thin: int, n: int) -> Iterator[int]:
-        """The chunks of an array `(nchain, dim, nsamples)` that hold some of `array[chains, :, start::thin][..., :n]`."""
+        """The chunks that hold some of the first `n` of `array[chains, :, start::thin]`."""
         rows = sorted({chain // self.chunk[0] for chain in chains})
         length, nsamples = self.chunk[2], min(self.shape[2], start + n * thin)
         columns = []

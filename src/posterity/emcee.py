@@ -16,9 +16,10 @@ import numpy as np
 
 from .ensemble import Blobs, Ensemble
 from .errors import Closed, MissingExtra
+from .metadata import Metadata
 from .steps import MAX_AGE_S, MAX_BYTES
 from .tree import Array
-from .walkers import Look, Source, StoredRun, WrittenRun
+from .walkers import EPOCHS_PER_FILE, Look, Source, StoredRun, WrittenRun
 
 try:
     import emcee
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
     from .status import Status
 
-EPOCHS_PER_FILE = 1000
 _SAMPLES = {"chain": "p", "log_prob": "lp", "blobs": "blobs"}
 
 
@@ -54,7 +54,9 @@ class EmceeBackend(emcee.backends.Backend):  # type: ignore[misc]  # emcee has n
         max_step_age_s: how long after it was saved a step is on disk, if the disk can follow.
         max_epoch_bytes: steps of so many bytes are an epoch, whatever their age.
         epochs_per_file: how many epochs go to one file.
-        options: all others of `DefaultBackend`.
+        options: all others of `DefaultBackend`. With `inmem_epochs` the newest steps are in memory only.
+
+    `filename`, `name`: as they were given. `folder`: the run folder.
 
     Raises:
         EpochMismatch: the folder holds a run that isn't one of emcee's (a `ValueError`).
@@ -76,8 +78,9 @@ class EmceeBackend(emcee.backends.Backend):  # type: ignore[misc]  # emcee has n
         epochs_per_file: int = EPOCHS_PER_FILE,
         **options: object,
     ) -> None:
+        self.filename = os.fsdecode(outdir)
         self.name = name
-        self.outdir = _run_folder(outdir, name)
+        self.folder = _run_folder(self.filename, name)
         self.read_only = read_only
         self.compression = compression
         self.compression_opts = compression_opts
@@ -86,13 +89,13 @@ class EmceeBackend(emcee.backends.Backend):  # type: ignore[misc]  # emcee has n
         if read_only:
             if options:
                 raise TypeError(f"{', '.join(options)}: a backend that only reads has no options for writing")
-            self._source: Source = StoredRun(self.outdir)
+            self._source: Source = StoredRun(self.folder)
             return
         if compression_opts is not None:
             options["compression_level"] = compression_opts
         options |= {"compression": compression, "epochs_per_file": epochs_per_file}
         self._source = self._written = WrittenRun(
-            self.outdir, options, max_age_s=max_step_age_s, max_bytes=max_epoch_bytes
+            self.folder, options, max_age_s=max_step_age_s, max_bytes=max_epoch_bytes
         )
 
     def __enter__(self) -> Self:
@@ -106,18 +109,13 @@ class EmceeBackend(emcee.backends.Backend):  # type: ignore[misc]  # emcee has n
 
     def __repr__(self) -> str:
         state = self._written.service.status() if self._written is not None else "only read"
-        return f"<{type(self).__name__} of {self.outdir}: {state}>"
+        return f"<{type(self).__name__} of {self.folder}: {state}>"
 
     def __reduce__(self) -> tuple[object, ...]:
         """A copy, in another process for example, only reads: a run has one writer."""
-        return type(self), (self.outdir, None, True)
+        return type(self), (self.filename, self.name, True)
 
     # ---- what the run is -----------------------------------------------------------------------------------------
-
-    @property
-    def filename(self) -> str:
-        """The run folder, as text."""
-        return str(self.outdir)
 
     @property
     def initialized(self) -> bool:
@@ -172,6 +170,11 @@ class EmceeBackend(emcee.backends.Backend):  # type: ignore[misc]  # emcee has n
         if ensemble is None:
             raise self._no_steps()
         return ensemble
+
+    @property
+    def metadata(self) -> Metadata:
+        """What the numbers mean, and where they come from. It is given by the options `parameters` and `attributes`."""
+        return self._source.metadata
 
     # ---- writing -------------------------------------------------------------------------------------------------
 
@@ -240,7 +243,7 @@ class EmceeBackend(emcee.backends.Backend):  # type: ignore[misc]  # emcee has n
         if written is not None:
             written.face.close(timeout_s)
             self._written = None
-            self._source = StoredRun(self.outdir)
+            self._source = StoredRun(self.folder)
         elif isinstance(self._source, StoredRun):
             self._source.close()
 
@@ -251,15 +254,15 @@ class EmceeBackend(emcee.backends.Backend):  # type: ignore[misc]  # emcee has n
             io.UnsupportedOperation: always (an `OSError`).
         """
         raise io.UnsupportedOperation(
-            f"{self.outdir} is a run folder and no HDF5 file to open with mode {mode!r}; use posterity.open_run"
+            f"{self.folder} is a run folder and no HDF5 file to open with mode {mode!r}; use posterity.open_run"
         )
 
     def _writable(self) -> "WrittenRun":
         if self._written is not None:
             return self._written
         if self.read_only:
-            raise RuntimeError(f"the backend of {self.outdir} only reads; open it with read_only=False to write")
-        raise Closed(f"the backend of {self.outdir} was closed; open it again to go on")
+            raise RuntimeError(f"the backend of {self.folder} only reads; open it with read_only=False to write")
+        raise Closed(f"the backend of {self.folder} was closed; open it again to go on")
 
     # ---- reading -------------------------------------------------------------------------------------------------
 
@@ -300,13 +303,11 @@ class EmceeBackend(emcee.backends.Backend):  # type: ignore[misc]  # emcee has n
         """
         look = self._look()
         with look.snapshot:
-            last = range(look.nsteps - 1, look.nsteps)
-            names = [name for name in _SAMPLES.values() if name != "blobs" or look.ensemble.blobs is not None]
-            step = {name: look.read(name, last) for name in names}
+            step = look.last()
         return emcee.State(
-            step["p"][0],
-            log_prob=step["lp"][0],
-            blobs=step["blobs"][0] if "blobs" in step else None,
+            step["p"],
+            log_prob=step["lp"],
+            blobs=step.get("blobs"),
             random_state=None if look.state is None else look.state.random_state,
         )
 
@@ -317,11 +318,11 @@ class EmceeBackend(emcee.backends.Backend):  # type: ignore[misc]  # emcee has n
         return look
 
     def _no_steps(self) -> AttributeError:
-        return AttributeError(f"{self.outdir} holds no steps yet: run the sampler with store=True first")
+        return AttributeError(f"{self.folder} holds no steps yet: run the sampler with store=True first")
 
 
-def _run_folder(outdir: str | os.PathLike[str], name: str | None) -> Path:
-    folder = Path(os.fsdecode(outdir))
+def _run_folder(outdir: str, name: str | None) -> Path:
+    folder = Path(outdir)
     if name is not None:
         if not name or name.startswith(".") or "/" in name or "\0" in name:
             raise ValueError(f"name must be a plain, visible folder name, got {name!r}")

@@ -158,7 +158,7 @@ def read_newest(snapshot: Snapshot[object], folder: Path) -> Newest | None:
     if not isinstance(mark, dict) or "lp" not in epoch.samples:
         raise EpochMismatch(f"{folder} holds a run that no EmceeBackend wrote; use another folder, or mode='w'")
     if not isinstance(epoch.state, dict):
-        raise EpochMismatch(f"{folder} holds an import that was cut off; import it again, with mode='w'")
+        raise EpochMismatch(f"{folder} holds an import that was cut off; remove it and import it again")
     p = epoch.samples["p"]
     blobs = None if mark["blobs"] is None else Blobs(mark["blobs"]["dtype"], tuple(mark["blobs"]["shape"]))
     return Newest(Ensemble(p.shape[0], p.shape[1], p.dtype, blobs), WalkersState(**epoch.state))
@@ -167,28 +167,46 @@ def read_newest(snapshot: Snapshot[object], folder: Path) -> Newest | None:
 def read_steps(snapshot: Snapshot[object], ensemble: Ensemble, name: str, at: range) -> Array:
     """Some steps of a run, as emcee has them: (nsteps, nwalkers, ...).
 
-    `name`: "p", "lp" or "blobs". `at`: their positions in the run, none of them burned; the last one is that of any
-    step that `thin` leaves of the whole run.
+    `name`: "p", "lp" or "blobs". `at`: their positions in the run, none of them burned: each `at.step`-th one from
+    `at.start` to the end of the snapshot.
     """
+    if name != "blobs":
+        shape = (ensemble.ndim,) if name == "p" else ()
+        samples = _read_samples(snapshot, [name], at)
+        if samples is None:
+            return np.empty((0, ensemble.nwalkers, *shape), ensemble.dtype)
+        return _as_steps(samples[name], shape)
     blobs = ensemble.blobs
-    shape: tuple[int, ...] = (ensemble.ndim,) if name == "p" else ()
-    if name == "blobs":
-        assert blobs is not None
-        shape = blobs.shape
-        if (fields := blobs.fields) is not None:
-            samples = _read_samples(snapshot, list(fields), at)
-            found = np.empty((len(at), ensemble.nwalkers), blobs.numpy_dtype)
-            for field, dtype in fields.items():
-                if samples is not None:
-                    found[field.partition(".")[2]] = _as_steps(samples[field], dtype.shape)
-            return found
-        if not blobs.is_plain:
-            return _read_items(snapshot, ensemble, blobs, at)
-    found_all = _read_samples(snapshot, [name], at)
-    if found_all is None:
-        dtype = ensemble.dtype if name != "blobs" or blobs is None else blobs.numpy_dtype
-        return np.empty((0, ensemble.nwalkers, *shape), dtype)
-    return _as_steps(found_all[name], shape)
+    assert blobs is not None
+    if not (blobs.is_plain or blobs.fields):
+        return _read_items(snapshot, ensemble, blobs, at)
+    samples = _read_samples(snapshot, list(blobs.fields or ["blobs"]), at)
+    if samples is None:
+        return np.empty((0, ensemble.nwalkers, *blobs.shape), blobs.numpy_dtype)
+    return _as_blobs(samples, blobs)
+
+
+def read_last(snapshot: Snapshot[object], ensemble: Ensemble) -> dict[str, Array]:
+    """The last step of a run, also if it is burned: "p", "lp" and "blobs", each (nwalkers, ...)."""
+    epoch = cast("Epoch", snapshot.load(eclass=Epoch))
+    last = {name: array[:, :, -1:] for name, array in epoch.samples.items()}
+    found = {"p": _as_steps(last["p"], (ensemble.ndim,))[0], "lp": _as_steps(last["lp"], ())[0]}
+    if ensemble.blobs is not None:
+        raw: Any = epoch.others.get("blobs")
+        found["blobs"] = _as_blobs(last, ensemble.blobs)[0] if raw is None else raw[-1]
+    return found
+
+
+def _as_blobs(samples: dict[str, Array], blobs: Blobs) -> Array:
+    """Blobs that are samples, as emcee has them."""
+    fields = blobs.fields
+    if fields is None:
+        return _as_steps(samples["blobs"], blobs.shape)
+    nwalkers, _, nsteps = next(iter(samples.values())).shape
+    found = np.empty((nsteps, nwalkers), blobs.numpy_dtype)
+    for name, dtype in fields.items():
+        found[name.partition(".")[2]] = _as_steps(samples[name], dtype.shape)
+    return found
 
 
 def _read_samples(snapshot: Snapshot[object], names: list[str], at: range) -> dict[str, Array] | None:

@@ -44,6 +44,7 @@ class EpochFile:
         self.groups: dict[int, int] = {}
         self.sync_failed = False
         self._fd = fd
+        self._synced = 0
         self._written = 0  # up to here; what waits to be written comes next, and ends at `end`
         self._waiting: list[Buffer] = []
 
@@ -76,7 +77,7 @@ class EpochFile:
         except OSError:
             file.close()
             raise
-        file._written = file.end
+        file._synced = file._written = file.end
         return file
 
     def _note(self, index: int, region: Region) -> None:
@@ -102,7 +103,7 @@ class EpochFile:
         if not layout.grids and sums is None and layout.size >= _WORTH_PUSHING:
             return self._append_large(base, stamp, layout, arrays)
         if sums is None:
-            sums = tuple(data_sum(as_bytes(array)) for array in arrays)
+            sums = tuple(data_sum(array) for array in arrays)
         if layout.grids:
             return self._append_packed(base, stamp, layout, arrays, sums)
         self._waiting += [bytes(base - self.end), layout.encode_head(base, stamp, arrays, sums)]
@@ -125,7 +126,7 @@ class EpochFile:
         """
         self.flush()
         self.disk.reserve(self._fd, self.end, base + layout.size - self.end)
-        sums = [0 if i in layout.large else data_sum(as_bytes(array)) for i, array in enumerate(arrays)]
+        sums = [0 if i in layout.large else data_sum(array) for i, array in enumerate(arrays)]
         at = base + layout.small_size
         for i in layout.large:
             start, data, digest = base + layout.offsets[i], as_bytes(arrays[i]), xxhash.xxh3_64()
@@ -227,6 +228,17 @@ class EpochFile:
             self.flush()
             self.disk.write_at(self._fd, 0, [superblock])
 
+    @property
+    def is_synced(self) -> bool:
+        """Whether all that was added survives a power cut."""
+        return self._synced == self.end
+
+    def push(self) -> None:
+        """Write what waits, and have the disk begin to take it: a sync has less to wait for. It promises nothing."""
+        start = self._written
+        self.flush()
+        self.disk.push(self._fd, start, self.end - start)
+
     def sync(self) -> None:
         """Write what waits, and wait until all survives a power cut, but for the file's name.
 
@@ -239,6 +251,7 @@ class EpochFile:
         except OSError:
             self.sync_failed = True
             raise
+        self._synced = self.end
 
     def close(self) -> None:
         """Give the descriptor back."""

@@ -351,7 +351,7 @@ class Reader:
             self._check_sum(region, i, array)
 
     def _check_sum(self, region: Region, i: int, array: Array) -> None:
-        if data_sum(as_bytes(array)) != region.sums[i]:
+        if data_sum(array) != region.sums[i]:
             raise self._damaged(region, i, f"its {SUM_NAME} is another one")
 
     def read_samples(
@@ -368,8 +368,8 @@ class Reader:
     ) -> None:
         """Some samples of an array `(nchain, dim, nsamples)`: `array.reshape(-1, nsamples)[:, start::thin]`.
 
-        They are stored in `into`, at the rows that `rows` says, as many as it has columns. Only the rows asked for are read, piece by piece; with
-        `verify` all of the array is, and its checksum is made on the way.
+        They are stored in `into`, at the rows that `rows` says, as many as it has columns. Only the rows asked for are
+        read, piece by piece; with `verify` all of the array is, and its checksum is made on the way.
 
         Raises:
             Damaged: the file ends before it, or with `verify` its checksum is another one.

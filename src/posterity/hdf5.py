@@ -207,6 +207,7 @@ def utf8_dtype(nbytes: int) -> np.dtype[np.generic]:
     return dtype
 
 
+@functools.lru_cache(maxsize=512)
 def _utf8_type(nbytes: int) -> bytes:
     return type_message(utf8_dtype(nbytes))
 

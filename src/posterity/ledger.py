@@ -12,7 +12,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from itertools import takewhile
 from typing import NamedTuple
@@ -24,6 +24,7 @@ from .catalog import Catalog
 from .disk import is_full
 from .epoch import Held, Prepared
 from .errors import BurnLowered, Closed, EpochMismatch, Forked, MailboxFull, PosterityError, WriteFailed
+from .kinds import Kind
 from .metadata import Metadata, begun, completed
 from .options import Options
 from .pins import Pin, Pins
@@ -71,13 +72,13 @@ class Fetch(NamedTuple):
     held: Held
 
 
-def check_described(metadata: Metadata, nchain: int, shapes: Shapes) -> None:
-    """Refuse metadata that are another run's.
+def check_described(metadata: Metadata, nchain: int, shapes: Shapes, absent: Collection[str]) -> None:
+    """Refuse metadata that are another run's. `absent`: see `Metadata.misfit`.
 
     Raises:
         EpochMismatch: another number of chains, or of parameters; the message names both.
     """
-    misfit = metadata.misfit(nchain, {name: dim for name, (dim, _) in shapes.items()})
+    misfit = metadata.misfit(nchain, {name: dim for name, (dim, _) in shapes.items()}, absent)
     if misfit:
         raise EpochMismatch(f"{misfit}; open the backend with what fits, or leave it out")
 
@@ -94,6 +95,7 @@ class Ledger:
         self._registry = start_series(raise_burn(registry, options.burn, asked=True), options.epochs_per_file)
         self._shelf = Shelf(catalog)
         self._nchain, self._shapes = shapes
+        self._kind: Kind | None = None  # of the last epoch: one of the same kind fits
         self._is_told = False
         self._demand = Demand()
         self._room = Room(options)
@@ -214,14 +216,19 @@ class Ledger:
             EpochMismatch: another number of chains, or another dim or dtype for a name that was there before, or, as
                 the first one, another one than `parameters` or `chains` say.
         """
+        kind = epoch.kind
+        if kind is self._kind:
+            return
         if not self._nchain:
-            check_described(self._registry.metadata, epoch.nchain, epoch.shapes)
-        if self._nchain and epoch.nchain != self._nchain:
+            metadata = self._registry.metadata
+            absent = metadata.parameters if self._registry.entries else ()
+            check_described(metadata, kind.nchain, kind.shapes, absent)
+        if self._nchain and kind.nchain != self._nchain:
             raise EpochMismatch(
-                f"the epoch has {epoch.nchain} chains and the run has {self._nchain}; "
+                f"the epoch has {kind.nchain} chains and the run has {self._nchain}; "
                 f"reset() the run, or use another outdir"
             )
-        for name, shape in epoch.shapes.items():
+        for name, shape in kind.shapes.items():
             known = self._shapes.get(name, shape)
             if shape != known:
                 raise EpochMismatch(
@@ -235,7 +242,7 @@ class Ledger:
         Raises:
             Closed: no epochs are taken any more.
         """
-        size = epoch.nbytes, epoch.device_nbytes
+        size = epoch.kind.nbytes, epoch.device_nbytes
         ticket = Ticket(*size) if is_alive is None else Ticket(*size, is_alive)
         with self._lock:
             if not self._is_silent:
@@ -266,22 +273,37 @@ class Ledger:
         """
         with self._lock:
             self._refuse_if_closed()
-            self.check_fits(epoch)
-            index = self._registry.next_index
-            registry = admit(self._described(epoch), held.nsamples, held.nbytes, held.device_nbytes)
-            self._shelf.held[index] = held
-            self._nchain, self._is_told = epoch.nchain, True
-            if epoch.shapes.keys() - self._shapes.keys():
-                self._shapes = {**self._shapes, **epoch.shapes}
-            self._registry = registry  # the one step: a Ctrl-C before it changes nothing, one after it loses nothing
+            found = self._admit(epoch, held)
             self._room.give_up(ticket)
             self.waited_s += waited_s
             self._bells.ring()
-            return registry.generation, index
+            return found
+
+    def try_hand_over(self, epoch: Prepared, held: Held) -> tuple[int, int] | None:
+        """As `hand_over`, without having asked for room; None if there is none, or somebody waits for it."""
+        with self._lock:
+            if not (self._state.takes_epochs and self._room.has_for(epoch.kind.nbytes, self.pending)):
+                return None
+            found = self._admit(epoch, held)
+            self._bells.ring()
+            return found
+
+    def _admit(self, epoch: Prepared, held: Held) -> tuple[int, int]:
+        self.check_fits(epoch)
+        kind, index = epoch.kind, self._registry.next_index
+        known = self._registry if self._is_told else self._described(epoch)
+        registry = admit(known, kind.nsamples, kind.nbytes, held.device_nbytes)
+        self._shelf.held[index] = held
+        self._is_told = True
+        if kind is not self._kind:
+            self._nchain, self._kind = kind.nchain, kind
+            self._shapes = {**self._shapes, **kind.shapes}
+        self._registry = registry  # the one step: a Ctrl-C before it changes nothing, one after it loses nothing
+        return registry.generation, index
 
     def _described(self, epoch: Prepared) -> Registry:
         """The registry, with what the first epoch of a session says of its numbers."""
-        learned = None if self._is_told else epoch.described()
+        learned = epoch.described()
         if learned is None:
             return self._registry
         metadata = completed(self._registry.metadata, learned)
@@ -345,7 +367,7 @@ class Ledger:
             self._refuse_if_closed()
             self._registry = describe(reset(self._registry, self.options.epochs_per_file), metadata)
             self._shelf = Shelf(None)
-            self._nchain, self._shapes, self._is_told = 0, {}, False
+            self._nchain, self._shapes, self._kind, self._is_told = 0, {}, None, False
             self._demand = Demand()
             self._nfetched, self._never_comes = 0, None
             self._is_tidy = not self._is_on_disk
@@ -542,8 +564,9 @@ class Ledger:
         """Forget the epochs that needn't stay in memory: those on disk, unless a snapshot shows more than is there."""
         floor = memory_floor(self._registry, self.options.inmem_epochs)
         held = self._shelf.held
+        is_read = bool(self._pins)
         for index in list(takewhile(floor.__gt__, held)):
-            if not self._pins.show_cut(self._registry, index):
+            if not (is_read and self._pins.show_cut(self._registry, index)):
                 del held[index]
 
     def _note_fault(self, error: OSError | None) -> None:

@@ -13,7 +13,8 @@ import platform
 import socket
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -54,7 +55,10 @@ class Parameter(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
 
     def __post_init__(self) -> None:
         for field in self.__struct_fields__:
-            _check_text(getattr(self, field), f"the {field} of a parameter")
+            text = getattr(self, field)
+            if not isinstance(text, str):
+                raise TypeError(f"the {field} of a parameter must be text, got {text!r}")
+            _check_text(text, f"the {field} of a parameter")
         if not self.name:
             raise ValueError("a parameter needs a name, got ''")
 
@@ -90,9 +94,10 @@ class Metadata(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     def __post_init__(self) -> None:
         for name, parameters in self.parameters.items():
-            names = [parameter.name for parameter in parameters]
-            if twice := sorted({each for each in names if names.count(each) > 1}):
-                raise ValueError(f"parameters[{name!r}] has {twice[0]!r} twice; each name must be another one")
+            names = Counter(parameter.name for parameter in parameters)
+            if len(names) < len(parameters):
+                twice = names.most_common(1)[0][0]
+                raise ValueError(f"parameters[{name!r}] has {twice!r} twice; each name must be another one")
         for axis, size in self.chains.items():
             if not axis or size < 1:
                 raise ValueError(f"an axis of chains has a name and at least one member, got {axis!r}: {size}")
@@ -113,12 +118,15 @@ class Metadata(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         """The axes of which the axis of chains is made, outermost first; without a layout it is "chain"."""
         return dict(self.chains) if self.nchain == nchain else {CHAIN: nchain}
 
-    def misfit(self, nchain: int, dims: Mapping[str, int]) -> str | None:
-        """How it contradicts the number of chains and the dim of each name of samples; None if it doesn't."""
+    def misfit(self, nchain: int, dims: Mapping[str, int], absent: Collection[str] = ()) -> str | None:
+        """How it contradicts the number of chains and the dim of each name of samples; None if it doesn't.
+
+        `absent`: names that needn't be there: not every epoch has all.
+        """
         for name, parameters in self.parameters.items():
-            if name not in dims:
+            if name not in dims and name not in absent:
                 return f"parameters names those of {name!r}, and the samples are {', '.join(dims)}"
-            if len(parameters) != dims[name]:
+            if len(parameters) != dims.get(name, len(parameters)):
                 return f"parameters names {len(parameters)} of {name!r}, and samples[{name!r}] has dim {dims[name]}"
         if self.nchain not in (None, nchain):
             return f"chains={self.chains} makes {self.nchain} chains, and samples['p'] has {nchain}"

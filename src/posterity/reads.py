@@ -5,8 +5,8 @@ Up the stream: `snapshot`. Down the stream: `backend`, `run`.
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Generic, TypeVar
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from .diagnosis import LOOK_EVERY_S, Diagnosis
 from .diagnostics import Diagnostics, Stop
@@ -18,6 +18,10 @@ from .selection import flatten_samples as flatten_arrays
 from .singlefile import read_epoch
 from .snapshot import Snapshot
 from .tree import Array
+from .variables import Chunks
+
+if TYPE_CHECKING:
+    import xarray
 
 EpochT = TypeVar("EpochT")
 
@@ -97,6 +101,31 @@ class Reads(Generic[EpochT]):
                 return found
             time.sleep(every_s)
         raise Closed(f"the run was closed before it met {stop}")
+    def to_xarray(
+        self,
+        burn: int = 0,
+        thin: int = 1,
+        pars: Sequence[str] | None = None,
+        *,
+        chunks: Chunks = "epoch",
+    ) -> "xarray.Dataset":
+        """See `Snapshot.to_xarray`."""
+        with self.snapshot() as snapshot:
+            return snapshot.to_xarray(burn, thin, pars, chunks=chunks)
+
+    def to_datatree(
+        self,
+        burn: int = 0,
+        thin: int = 1,
+        pars: Sequence[str] | None = None,
+        *,
+        chunks: Chunks = None,
+        named: bool = True,
+        stats: Collection[str] | None = None,
+    ) -> "xarray.DataTree":
+        """See `Snapshot.to_datatree`."""
+        with self.snapshot() as snapshot:
+            return snapshot.to_datatree(burn, thin, pars, chunks=chunks, named=named, stats=stats)
 
     @classmethod
     def read_epoch(cls, fn: str | os.PathLike[str], iepoch: int = -1) -> EpochDict:

@@ -34,17 +34,14 @@ class Log(Sequence[T], Generic[T]):
 
     def appended(self, item: T) -> "Log[T]":
         """This log and one more item."""
-        longer: Log[T] = Log.__new__(Log)
-        longer._items = self._items if len(self._items) == self._length else self._items[: self._length]
-        longer._items.append(item)
-        longer._length = self._length + 1
-        return longer
+        return self.extended((item,))
 
     def extended(self, items: Iterable[T]) -> "Log[T]":
         """This log and more items."""
-        longer = self
-        for item in items:
-            longer = longer.appended(item)
+        longer: Log[T] = Log.__new__(Log)
+        longer._items = self._items if len(self._items) == self._length else self._items[: self._length]
+        longer._items.extend(items)
+        longer._length = len(longer._items)
         return longer
 
     def replaced(self, start: int, items: Sequence[T]) -> "Log[T]":
@@ -60,7 +57,8 @@ class Log(Sequence[T], Generic[T]):
     def __getitem__(self, index: slice) -> list[T]: ...
     def __getitem__(self, index: int | slice) -> T | list[T]:
         if isinstance(index, slice):
-            return [self._items[i] for i in range(*index.indices(self._length))]
+            start, stop, step = index.indices(self._length)
+            return self._items[start:stop] if step == 1 else [self._items[i] for i in range(start, stop, step)]
         if not -self._length <= index < self._length:
             raise IndexError(index)
         return self._items[index % self._length]

@@ -7,10 +7,10 @@ Up the stream: `service` and `run` make them. Down the stream: the faces hand it
 """
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Generic, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Generic, Self, TypeVar, cast
 
 from .diagnosis import Diagnosis
 from .diagnostics import Diagnostics
@@ -26,6 +26,10 @@ from .shelf import Shelf
 from .singlefile import save_epochs
 from .sources import Shelves
 from .tree import Array, restore
+from .variables import Chunks
+
+if TYPE_CHECKING:
+    import xarray
 
 E_co = TypeVar("E_co", covariant=True)
 
@@ -56,11 +60,35 @@ class Snapshot(Generic[E_co]):
         self._abandon = abandon
         self._trusted = trusted
         self._run_id = run_id
+        self._others: list[None] = []  # one for each other snapshot that needs what this one does
+
+    def _shared(self) -> "Snapshot[E_co]":
+        """A snapshot of the same, to be released on its own."""
+        other: Snapshot[E_co] = Snapshot(
+            self.registry,
+            self._there(),
+            self._disk,
+            release=self._release,
+            abandon=self._abandon,
+            trusted=self._trusted,
+            run_id=self._run_id,
+        )
+        self._others.append(None)
+        other._others = self._others
+        return other
+
+    def _is_last(self) -> bool:
+        """Whether nobody else needs what this one does; to be asked once. Takes no lock: a finaliser may ask."""
+        try:
+            self._others.pop()
+        except IndexError:
+            return True
+        return False
 
     def release(self) -> None:
         """Let go of the files that it needs; idempotent."""
         shelf, self._shelf = self._shelf, None
-        if shelf is not None:
+        if shelf is not None and self._is_last():
             self._release()
 
     def __enter__(self) -> Self:
@@ -78,7 +106,7 @@ class Snapshot(Generic[E_co]):
         self.release()
 
     def __del__(self) -> None:
-        if getattr(self, "_shelf", None) is not None:
+        if getattr(self, "_shelf", None) is not None and self._is_last():
             self._abandon()
 
     def __repr__(self) -> str:
@@ -317,6 +345,79 @@ class Snapshot(Generic[E_co]):
         if fname is not None:
             save_epochs(Path(os.fsdecode(fname)), stats)
         return stats
+
+    # ---- for others' tools ---------------------------------------------------------------------------------------
+
+    def to_xarray(
+        self,
+        burn: int = 0,
+        thin: int = 1,
+        pars: Sequence[str] | None = None,
+        *,
+        chunks: Chunks = "epoch",
+    ) -> "xarray.Dataset":
+        """The samples as a lazy dataset of xarray's: nothing is read before it is asked for, and no more than that.
+
+        Each name of samples is a variable `(chain, draw)` if it is a number, else `(chain, draw, NAME_dim_0)`. Names
+        of parameters and the layout of chains are coordinates; so is the position of each draw in the run. It shows
+        what this snapshot shows, for as long as it lives, and needs the snapshot no longer. Pickled, and so on the
+        workers of a Dask cluster, it is read from the run folder, which must be seen there by the same path.
+
+        Args:
+            burn: samples to leave out, on top of the run's own burn.
+            thin: take every `thin`-th sample, counted across the borders of epochs.
+            pars: names of the samples; by default all that each epoch has.
+            chunks: "epoch": arrays of Dask's, a chunk for each epoch; a number: so many draws in each chunk; what
+                else `xarray.open_dataset` takes; None: lazy arrays of xarray's own, which are read as a whole once
+                something is computed from them.
+
+        Raises:
+            ValueError: `thin` is below 1, or `burn` below 0.
+            KeyError: a name isn't in every epoch.
+            MissingExtra: xarray or Dask isn't installed (an `ImportError`).
+
+        When it is read:
+            SnapshotExpired: what is asked for was burned, or the run was reset, behind the back of a reader in another
+                process. Never other numbers.
+            OnlyInMemory: it isn't in files yet, and another process was asked; `flush` first.
+            Damaged: a file ends too early.
+        """
+        from .xarrays import to_dataset  # noqa: PLC0415  # an extra
+
+        return to_dataset(self._shared(), burn, thin, pars, chunks=chunks)
+
+    def to_datatree(
+        self,
+        burn: int = 0,
+        thin: int = 1,
+        pars: Sequence[str] | None = None,
+        *,
+        chunks: Chunks = None,
+        named: bool = True,
+        stats: Collection[str] | None = None,
+    ) -> "xarray.DataTree":
+        """The samples as the tree that ArviZ works on: groups `posterior` and `sample_stats`, axes chain and draw.
+
+        ArviZ 1 takes it as it is; for ArviZ 0.23 there is `arviz.InferenceData.from_datatree(tree)`.
+
+        Args:
+            burn: see `to_xarray`.
+            thin: see `to_xarray`.
+            pars: see `to_xarray`.
+            chunks: None: all is read now, by all cores; else it is lazy, see `to_xarray`.
+            named: samples whose components have names become a variable for each of them, in place of one array.
+            stats: names of the samples that go to `sample_stats`; by default "ll", "lp", and what is known to be the
+                sampler's: acceptance_rate, diverging, energy, energy_error, n_steps, step_size, tree_depth.
+
+        Raises:
+            ValueError: see `to_xarray`; or two variables would have one name.
+            KeyError: a name isn't in every epoch.
+            MissingExtra: xarray or Dask isn't installed (an `ImportError`).
+            SnapshotExpired, Damaged: see `to_xarray`.
+        """
+        from .xarrays import to_datatree  # noqa: PLC0415  # an extra
+
+        return to_datatree(self._shared(), burn, thin, pars, chunks=chunks, named=named, stats=stats)
 
 
 def _all_leaves(layout: Layout) -> list[int]:

@@ -3,7 +3,7 @@
 Up the stream: `shelf` says where they are. Down the stream: `gathering` and `snapshot` read from them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Self
 
 from .catalog import Catalog, open_place
@@ -12,7 +12,7 @@ from .epoch import Held
 from .epochreader import Reader, Scratch
 from .errors import Damaged
 from .journal import Place
-from .layout import Layout, Region
+from .layout import Layout, Region, layout_of
 from .rows import Rows
 from .shelf import Shelf
 from .tree import Array
@@ -106,6 +106,27 @@ class Shelves:
                 if shelf.catalog is catalog and catalog.places[index] is place:
                     what = f"{error.filename} is missing, with epoch {index} in it"
                     raise (Damaged(what) if is_now else shelf.gone(what)) from error
+
+    def layouts(self, indices: Iterable[int]) -> list[Layout]:
+        """The layouts that some epochs have, each once; no file is looked at.
+
+        Raises:
+            SnapshotExpired: see `find`.
+        """
+        found: dict[int, Layout] = {}
+        for index in indices:
+            held = self._shelf.held.get(index)
+            layout = held.layout if held is not None else self._stored_layout(index)
+            found.setdefault(id(layout), layout)
+        return list(found.values())
+
+    def _stored_layout(self, index: int) -> Layout:
+        catalog = self._shelf.catalog
+        assert catalog is not None
+        place = catalog.places[index]
+        if place is None:
+            raise self._shelf.gone(f"epoch {index} was burned since")
+        return layout_of(catalog.specs[place.layout])
 
     def _reader(self, catalog: Catalog, place: Place) -> Reader:
         key = (place.number, place.rewrite)

@@ -142,14 +142,17 @@ class Steps(Generic[StateT]):
         """
         self._service.check_process()
         while not self._has_added(step, state):
+            if self._is_closed:
+                self._refuse()
             self.hand_over()
 
     def _has_added(self, step: "Mapping[str, npt.ArrayLike]", state: StateT) -> bool:
+        """Add a step, if there is room in the block and the run takes steps."""
         with self._lock:
             if self._failed is not None:
                 raise WriteFailed(f"steps could not be handed over: {self._failed}") from self._failed
             if self._is_closed:
-                self._refuse()
+                return False
             at = self._gathered
             rows = self._rows
             if not self._count():
@@ -273,7 +276,7 @@ class Steps(Generic[StateT]):
                 service = self._service
                 prepared = service.prepare(epoch)
                 held = service.own(prepared, copy=True)
-                service.hand_over(ticket, prepared, held, copy=True, waited_s=waited_s)
+                self._ledger.hand_over(ticket, prepared, held, waited_s)
 
     def close(self) -> None:
         """Hand over what is gathered, whether or not there is room, and take no more. Waits for nothing; idempotent.

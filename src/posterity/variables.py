@@ -19,6 +19,7 @@ from .tree import Array
 
 Dtype: TypeAlias = np.dtype[np.generic]
 Plain: TypeAlias = str | int | float
+Chunks: TypeAlias = int | str | Mapping[str, object] | None
 POSTERIOR, SAMPLE_STATS = "posterior", "sample_stats"
 CHAIN, DRAW = "chain", "draw"
 # Names of samples that aren't parameters, as samplers give them, and the names that ArviZ has for the same numbers.

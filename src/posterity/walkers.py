@@ -12,14 +12,17 @@ from typing import Any, NamedTuple, Protocol, cast
 import numpy as np
 
 from .backend import DefaultBackend
-from .ensemble import Blobs, Ensemble, WalkersState, read_newest, read_steps
+from .ensemble import Blobs, Ensemble, WalkersState, read_last, read_newest, read_steps
 from .epoch import EpochDict
+from .metadata import Metadata
 from .options import parse_options
 from .run import Run, open_run
 from .service import Service
 from .snapshot import Snapshot
 from .steps import Steps
 from .tree import Array
+
+EPOCHS_PER_FILE = 1000
 
 
 class Look(NamedTuple):
@@ -46,6 +49,12 @@ class Look(NamedTuple):
         gathered = self.tail[name][at[n] - nstored :: at.step][: len(at) - n]
         return np.concatenate([stored, gathered]) if n else gathered
 
+    def last(self) -> dict[str, Array]:
+        """The last step, also if it is burned: name -> (nwalkers, ...)."""
+        if self.tail and len(self.tail["p"]):
+            return {name: self.tail[name][-1] for name in self.tail}
+        return read_last(self.snapshot, self.ensemble)
+
 
 class Source(Protocol):
     """Where steps are read from."""
@@ -62,6 +71,10 @@ class Source(Protocol):
     def state(self) -> WalkersState | None:
         """What came with the last step."""
 
+    @property
+    def metadata(self) -> Metadata:
+        """What the numbers mean, and where they come from."""
+
     def look(self) -> Look | None:
         """All steps at this moment; None before `ensemble` is known."""
 
@@ -76,7 +89,7 @@ class WrittenRun:
         try:
             with self.service.snapshot() as snapshot:
                 newest = read_newest(snapshot, outdir)
-            self.ensemble = None if newest is None else newest.ensemble
+            self.ensemble: Ensemble | None = None
             self.steps: Steps[WalkersState] = Steps(
                 self.service,
                 self._make_epoch,
@@ -84,7 +97,8 @@ class WrittenRun:
                 max_bytes=max_bytes,
                 max_age_s=max_age_s,
             )
-            self._declare()
+            if newest is not None:
+                self._expect(newest.ensemble)
         except BaseException:
             self.face.close()
             raise
@@ -103,6 +117,11 @@ class WrittenRun:
         """What came with the last step."""
         return self.steps.state
 
+    @property
+    def metadata(self) -> Metadata:
+        """What the numbers mean, and where they come from."""
+        return self.face.metadata
+
     def look(self) -> Look | None:
         """All steps at this moment."""
         if self.ensemble is None:
@@ -116,8 +135,7 @@ class WrittenRun:
             if self.steps.total:
                 self.face.reset()
         finally:  # if the files can't be removed just now, the run is empty all the same
-            self.ensemble = ensemble
-            self._declare()
+            self._expect(ensemble)
 
     def expect_blobs(self, blobs: Blobs) -> None:
         """The steps to come have such blobs.
@@ -128,14 +146,13 @@ class WrittenRun:
         assert self.ensemble is not None
         known = self.ensemble.blobs
         if known is None:
-            self.ensemble = self.ensemble._replace(blobs=blobs)
-            self._declare()
+            self._expect(self.ensemble._replace(blobs=blobs))
         elif known.shape != blobs.shape:
             raise ValueError(f"the blobs have shape {blobs.shape}, and in the run they have {known.shape}")
 
-    def _declare(self) -> None:
-        if self.ensemble is not None:
-            self.steps.declare(self.ensemble.shapes)
+    def _expect(self, ensemble: Ensemble) -> None:
+        self.steps.declare(ensemble.shapes)  # first: it hands over what is gathered as it was
+        self.ensemble = ensemble
 
     def save(self, state: Any, accepted: Array) -> None:  # an emcee.State, and whose proposals were accepted
         """Add a step that fits."""
@@ -172,6 +189,15 @@ class StoredRun:
         """What came with the last step."""
         look = self._released()
         return None if look is None else look.state
+
+    @property
+    def metadata(self) -> Metadata:
+        """What the numbers mean, and where they come from; nothing if there is no run."""
+        snapshot = self._snapshot()
+        if snapshot is None:
+            return Metadata()
+        with snapshot:
+            return snapshot.metadata
 
     def _released(self) -> Look | None:
         look = self.look()
