@@ -27,8 +27,8 @@ from .errors import Closed, Forked, NotWritten
 from .kinds import Kinds
 from .layout import layout_of
 from .ledger import Ledger, Shapes, check_described
-from .monitor import Monitor
 from .metadata import Metadata
+from .monitor import Monitor
 from .options import Options
 from .pins import Pin
 from .receipts import Receipt

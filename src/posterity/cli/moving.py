@@ -37,10 +37,11 @@ def export(
     chosen = exports.get(target.suffix)
     if chosen is None:
         raise Refused(f"TARGET must end in .nc for netCDF, or in .zarr for Zarr; got {target}")
-    if target.exists():
-        raise FileExistsError(f"{target} is there already")
     with open_run(run) as opened, progress("exporting") as shown:
-        chosen(opened, target, burn=burn, thin=thin, pars=pars, progress=shown)
+        try:
+            chosen(opened, target, burn=burn, thin=thin, pars=pars, progress=shown)
+        except (KeyError, TypeError, ValueError) as error:
+            raise Refused(str(error.args[0])) from error
     say(f"wrote {target}")
     return Exit.FINE
 
@@ -56,12 +57,12 @@ def import_(
     compression: Annotated[str | None, Parameter(help="gzip, zstd or auto; none, if left out.")] = None,
     json: Json = False,
 ) -> Exit:
-    """Make a run of what jexplore, emcee or Eryn wrote.
+    """Make a run of what jexplore or emcee wrote.
 
     What it is, is seen from the source, which stays as it is.
 
     Args:
-        source: a folder of jexplore's, or an HDF5 file of emcee's or Eryn's.
+        source: a folder of jexplore's, or a file of emcee's `HDFBackend`.
         run: the run folder to make.
     """
     from posterity.importing import importer_of
