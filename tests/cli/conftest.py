@@ -3,17 +3,17 @@
 import logging
 
 import pytest
-
 from runs import Cli, write_run
 
 
 @pytest.fixture
 def cli(capsys, monkeypatch):
     monkeypatch.delenv("POSTERITY_TRACEBACK", raising=False)
-    logger = logging.getLogger("posterity")
+    logger, service = logging.getLogger("posterity"), logging.getLogger("posterity.service")
     handlers, propagates = logger.handlers[:], logger.propagate
     yield Cli(capsys)
     logger.handlers[:], logger.propagate = handlers, propagates
+    service.setLevel(logging.NOTSET)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from arviz_stats.base import array_stats
+from runs import draws, write_run
 
 from posterity import DefaultBackend, Parameter, open_run
 from posterity.cli.analysing import chosen_chains
@@ -10,7 +11,6 @@ from posterity.cli.exits import Refused
 from posterity.components import components_of, read_each
 from posterity.plots import autocorrelation, plot
 from posterity.summaries import Summary, summarize
-from runs import draws, write_run
 
 KINDS = ["trace", "rank", "autocorr", "pair"]
 
@@ -48,7 +48,20 @@ def test_summary_is_a_table(cli, tmp_path):
     """With the names and units that the run has."""
     write_run(tmp_path / "run", parameters=[Parameter("mass", unit="Msun"), "spin"])
     lines = cli("summary", tmp_path / "run").splitlines()
-    assert lines[0].split() == "parameter mean sd mcse 5% 50% 95% ESS bulk ESS tail R-hat".split()
+    assert lines[0].split() == [
+        "parameter",
+        "mean",
+        "sd",
+        "mcse",
+        "5%",
+        "50%",
+        "95%",
+        "ESS",
+        "bulk",
+        "ESS",
+        "tail",
+        "R-hat",
+    ]
     assert [line.split()[0] for line in lines[1:4]] == ["mass", "spin", "ll"]
     assert "[Msun]" in lines[1]
     assert lines[4] == "4 chains of 300 samples, burn 0, thin 1"

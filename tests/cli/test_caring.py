@@ -5,8 +5,9 @@ import signal
 import subprocess
 import sys
 
-from posterity import Compaction, DefaultBackend, Findings, Repairs, open_run, run_info, verify
 from runs import draws, write_run
+
+from posterity import Compaction, DefaultBackend, Findings, Repairs, open_run, run_info, verify
 
 
 def damage(path, at=-20):
@@ -53,7 +54,7 @@ def test_a_damaged_journal_is_repaired(cli, run):
 
 def test_lost_epochs_end_with_1(cli, run):
     """A file that is missing can't be made again, and it is said."""
-    (run / "epochs_3.h5").unlink()
+    (run / "epochs_2.h5").unlink()
     damage(run / "posterity.journal", 40)
     repairs = cli.json(Repairs, "repair", run, code=1)
     assert repairs.lost

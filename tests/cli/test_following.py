@@ -6,10 +6,10 @@ import msgspec
 import numpy as np
 import pytest
 from arviz_stats.base import array_stats
+from runs import draws, write_run
 
 from posterity import Diagnosis
 from posterity.pulse import Pulse, follow
-from runs import draws, write_run
 
 
 def pulses(out):
@@ -25,7 +25,7 @@ def test_tail_tells_how_the_run_is(cli, run):
     assert pulse.writer is None
     assert 0 <= pulse.lag_s < 60
     p = draws(300)
-    expected = [array_stats.rhat(p[:, i], chain_axis=0, draw_axis=1, method="split") for i in range(2)]
+    expected = [float(array_stats.rhat(p[:, i], chain_axis=0, draw_axis=1, method="split")) for i in range(2)]
     assert pulse.diagnostics.rhat["p"] == pytest.approx(expected)
     line = cli("tail", run, "--once")
     assert "6 epochs  300 samples" in line

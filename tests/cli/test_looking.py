@@ -5,8 +5,8 @@ import sys
 
 import numpy as np
 import pytest
-
 from runs import NCHAIN, write_run
+
 from posterity import DefaultBackend, EpochInfo, RunInfo, find_runs, run_info
 
 

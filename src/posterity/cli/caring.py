@@ -1,5 +1,6 @@
 """`verify`, `repair`, `compact`: looking after what lies on disk."""
 
+import logging
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -69,6 +70,7 @@ def compact(run: RunFolder, /, *, json: Json = False) -> Exit:
     """
     from posterity.compaction import compact as squeeze
 
+    logging.getLogger("posterity.service").setLevel(logging.ERROR)  # that the run is continued is no news here
     with progress("compacting"):
         result = squeeze(run)
     if json:
