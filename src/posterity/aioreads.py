@@ -188,6 +188,7 @@ class AsyncSnapshot(Generic[EpochT]):
     async def diagnose(self, diagnosis: Diagnosis | None = None) -> Diagnostics | None:
         """See `Snapshot.diagnose`."""
         return await self._readers.run(lambda: self._snapshot.diagnose(diagnosis))
+
     async def to_xarray(
         self,
         burn: int = 0,
@@ -326,6 +327,7 @@ class AsyncReads(Generic[EpochT]):
                 return found
             await anyio.sleep(every_s)
         raise Closed(f"the run was closed before it met {stop}")
+
     async def to_xarray(
         self,
         burn: int = 0,

@@ -101,6 +101,7 @@ class Reads(Generic[EpochT]):
                 return found
             time.sleep(every_s)
         raise Closed(f"the run was closed before it met {stop}")
+
     def to_xarray(
         self,
         burn: int = 0,

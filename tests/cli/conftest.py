@@ -1,8 +1,10 @@
 """What each test of the command line gets."""
 
+import io
 import logging
 
 import pytest
+from matplotlib.figure import Figure
 from runs import Cli, write_run
 
 
@@ -22,3 +24,11 @@ def run(tmp_path):
     outdir = tmp_path / "runs" / "first"
     write_run(outdir)
     return outdir
+
+
+@pytest.fixture(autouse=True, scope="session")
+def fonts():
+    """matplotlib keeps its fonts open, from the first picture on: no test leaves them behind."""
+    axes = Figure().subplots()
+    axes.set_title("text")
+    axes.figure.savefig(io.BytesIO())

@@ -34,7 +34,7 @@ def test_the_help_tells_of_each_command():
     for command in COMMANDS:
         assert re.search(rf"^\W*{command} +[A-Z]", told.stdout, re.MULTILINE), command
     for code in Exit:
-        if code not in {Exit.PIPE}:
+        if code != Exit.PIPE:
             assert re.search(rf"\b{code.value}\b", told.stdout), code
     assert "Where to begin" in told.stdout
     assert "\x1b" not in told.stdout
@@ -54,7 +54,7 @@ def test_the_help_waits_for_no_numpy():
     code = (
         "import sys\nfrom posterity.cli import main\nassert main(['--help']) == 0\n"
         "slow = {'numpy', 'h5py', 'anyio', 'matplotlib', 'arviz_stats', 'xarray'} & set(sys.modules)\n"
-        "sys.exit(', '.join(slow))"
+        "sys.exit(', '.join(slow) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

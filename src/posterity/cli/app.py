@@ -36,7 +36,7 @@ Exit codes:
   3  no such run or file              130  Ctrl-C
 
 With --json facts are for programs. Errors and progress go to standard error.
-NO_COLOR=1 switches colours off, POSTERITY_TRACEBACK=1 shows where an error is from."""
+NO_COLOR=1: no colours. POSTERITY_TRACEBACK=1: where an error is from."""
 
 app = App(
     name="posterity",
