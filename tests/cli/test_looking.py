@@ -1,13 +1,17 @@
 """`info`, `ls`, `epochs`: what is told is what is there."""
 
+import os
+import socket
 import subprocess
 import sys
 
+import msgspec
 import numpy as np
 import pytest
 from runs import NCHAIN, write_run
 
 from posterity import DefaultBackend, EpochInfo, RunInfo, find_runs, run_info
+from posterity.lock import Holder
 
 
 def test_info_tells_what_a_run_is(cli, run):
@@ -65,6 +69,25 @@ def test_a_writer_that_was_killed_writes_no_more(tmp_path):
     subprocess.run([sys.executable, "-c", code, sys.path[0], str(tmp_path / "run")], check=False)
     assert (tmp_path / "run" / "posterity.lock").read_bytes()
     assert run_info(tmp_path / "run").writer is None
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({"by_file": True, "host": "elsewhere"}, "elsewhere"),  # where there are no locks its word counts
+        ({"by_file": True, "start": "another process"}, None),  # of this host, and gone
+        ({"host": "elsewhere"}, None),  # it had a lock, and has none now
+    ],
+)
+def test_what_a_lock_file_says_counts_where_locks_dont(run, changed, expected):
+    """A holder that needs no lock is believed, unless it is known to be gone."""
+    me = Holder("here", os.getpid(), "1", 1e9, "")
+    (run / "posterity.lock").write_bytes(msgspec.json.encode(msgspec.structs.replace(me, **changed)))
+    if changed.get("start"):
+        here = msgspec.structs.replace(me, host=socket.gethostname(), **changed)
+        (run / "posterity.lock").write_bytes(msgspec.json.encode(here))
+    writer = run_info(run).writer
+    assert (writer.host if writer else None) == expected
 
 
 def test_compression_is_told(cli, tmp_path):

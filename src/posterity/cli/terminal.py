@@ -74,7 +74,7 @@ def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]], *, left: i
     """Print columns; the first `left` of them are texts, the others numbers, which end at the same place."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for i, title in enumerate(titles):
-        table.add_column(title, justify="left" if i < left else "right", overflow="fold")
+        table.add_column(title, justify="left" if i < left else "right", overflow="fold", no_wrap=i > 0)
     for row in rows:
         table.add_row(*map(Text, row))
     _print(table)
