@@ -19,13 +19,23 @@ import msgspec
 import numpy as np
 import xxhash
 
-from posterity import DefaultBackend, PosterityError, journal, open_run, repair, verify
+from posterity import (
+    DefaultBackend,
+    EpochMismatch,
+    NotWritten,
+    PosterityError,
+    WriteFailed,
+    journal,
+    open_run,
+    repair,
+    verify,
+)
 from posterity.foreign import read_foreign_epoch
 
 MOST_S = 30  # for one file, on however busy a machine
 MOST_BYTES = 1 << 29  # more than what is used when it begins; a thread's stack and its arena count, too
 FIXTURES = Path(__file__).parent / "fixtures"
-NUMBERS = [-1, 0, 1, 2, 255, 2**31, 2**32 - 1, 2**53, 2**63 - 1]
+NUMBERS = [-1, 0, 1, 2, 3, 255, 2**31, 2**32 - 1, 2**53, 2**62, 2**63 - 1, 2**64 - 1]
 WORDS = ["", "../x_%d", "/etc/x_%d", "%d" * 9, "%999999999d", "x_%d\0", "x_%s", "epochs_%d.h5" * 99]
 
 
@@ -99,7 +109,7 @@ def read_foreign(folder, data):
 def use_run(folder, name, data):
     """All that opens a run, each on the damage itself."""
     whole = folder / "whole"
-    calls = [read_all, verify, lambda outdir: DefaultBackend(outdir=outdir).close(), repair, verify, read_all]
+    calls = [read_all, verify, go_on, repair, verify, read_all]
     for call in calls if name == journal.NAME else calls[:2]:
         outdir = folder / "run"
         if call is not verify or not outdir.exists():
@@ -109,6 +119,19 @@ def use_run(folder, name, data):
         with contextlib.suppress(PosterityError, FileNotFoundError):
             call(outdir)
     assert {path.name for path in folder.iterdir()} <= {"whole", "run"}, "something was written elsewhere"
+
+
+def go_on(outdir):
+    """Whatever was let in, the writer can add to it, burn and end."""
+    backend = DefaultBackend(outdir=outdir, epochs_per_file=2, retry_after_s=0.01)
+    try:
+        with contextlib.suppress(EpochMismatch):  # a forged layout of the samples
+            backend.ingest({"samples": {"p": np.zeros((2, 3, 1))}}).flush()
+            backend.set_burn(backend.burn + 3)
+            backend.flush(publish=True)
+        backend.close(20)
+    except (WriteFailed, NotWritten) as error:
+        raise AssertionError(f"it was let in, and can't be gone on with: {error}") from None
 
 
 def read_all(outdir):
@@ -129,16 +152,16 @@ def limit_memory():
 def main(kind, folder, first, count):
     logging.disable()
     warnings.simplefilter("ignore")
-    version_1 = FIXTURES / "version-1"
+    source = FIXTURES / ("version-1" if kind == "file" else "version-3")
     foreign = {
         "jexplore": (FIXTURES / "jexplore-0.0.3" / "epochs_2.h5").read_bytes,
-        "ours": (version_1 / "epochs_1.h5").read_bytes,
+        "ours": (FIXTURES / "version-3" / "epochs_1.h5").read_bytes,
         "repacked": lambda: repacked(folder / "x.h5"),
     }
     name = "epochs_1.h5" if kind == "file" else journal.NAME
-    data = foreign[kind]() if kind in foreign else (version_1 / name).read_bytes()
+    data = foreign[kind]() if kind in foreign else (source / name).read_bytes()
     if kind not in foreign:
-        shutil.copytree(version_1, folder / "whole")
+        shutil.copytree(source, folder / "whole")
     limit_memory()
     for seed in range(first, first + count):
         rng = random.Random(seed)

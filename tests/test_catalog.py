@@ -37,7 +37,7 @@ from posterity.journal import (
 )
 from posterity.layout import encode_items
 from posterity.metadata import Metadata
-from posterity.registry import Registry, Series
+from posterity.registry import Registry, Series, span_of
 from posterity.tree import flatten
 
 RUN = b"0123456789abcdef"
@@ -117,8 +117,8 @@ def test_a_rewrite_moves_epochs():
         (TWO, {1}),
         ([*TWO, Published(1, 2)], set()),
         ([*TWO, Published(1, 2), Stored(2, 30, 1, 8, place(number=2))], {2}),
-        ([*TWO, Published(1, 2), Rewritten(1, 1, 0, True, [None, place(rewrite=1)])], {1}),
-        ([*TWO, Published(1, 2), Rewritten(1, 1, 0, False, [None, place(rewrite=1)])], set()),
+        ([*TWO, Published(1, 2), Rewritten(1, 1, 0, True, [None, place(rewrite=1, cut=3)])], {1}),
+        ([*TWO, Published(1, 2), Rewritten(1, 1, 0, False, [None, place(rewrite=1, cut=3)])], set()),
     ],
 )
 def test_a_file_is_filling_until_it_is_published(records, filling):
@@ -126,31 +126,86 @@ def test_a_file_is_filling_until_it_is_published(records, filling):
     assert catalog_of(*records).filling == filling
 
 
+# Two files: the first is published, and the second one is filling up. The first two epochs are burned.
+FILES = [
+    *TWO,
+    Published(1, 2),
+    Stored(2, 30, 10, 800, place(number=2)),
+    Burned(30, 0),
+]
+MOVED = Rewritten(2, 2, 2, True, [place(number=2, rewrite=2, cut=1)])
+
+
 @pytest.mark.parametrize(
     "records",
     [
-        pytest.param([Stored(1, 0, 10, 800, place())], id="an epoch too far"),
-        pytest.param([Stored(0, 5, 10, 800, place())], id="a gap between samples"),
-        pytest.param([Passed(0, 0, -1)], id="a negative length"),
-        pytest.param([Stored(0, 0, 10, 800, place(layout=1))], id="a layout that isn't there"),
-        pytest.param([Stored(0, 0, 10, 800, place(layout=-1))], id="a negative layout"),
-        pytest.param([Stored(0, 0, 10, 800, place(sums=b"odd"))], id="a piece of a checksum"),
-        pytest.param([Stored(0, 0, 10, 800, place(base=-8))], id="a negative offset"),
-        pytest.param([Rewritten(1, 1, 0, False, [None])], id="a rewrite of nothing"),
-        pytest.param([Passed(0, 0, 5), Rewritten(1, 1, -1, False, [None])], id="a rewrite before the beginning"),
-        pytest.param([Passed(0, 0, 5), Rewritten(1, 1, 0, False, [place(layout=9)])], id="a rewrite to a wrong layout"),
-        pytest.param([Grouped(0, 1, 0)], id="no epochs a file"),
-        pytest.param([Grouped(-1, 1, 1)], id="a grouping before the beginning"),
-        pytest.param([Grouped(0, -1, 1)], id="a negative file"),
-        pytest.param([Passed(0, 0, 5), Published(1, 2)], id="publishing epochs to come"),
-        pytest.param([Passed(0, 0, 5), Dropped(2)], id="dropping epochs to come"),
-        pytest.param([Dropped(-1)], id="dropping less than nothing"),
+        pytest.param([Stored(4, 40, 10, 800, place(2, base=1000))], id="an epoch too far"),
+        pytest.param([Stored(2, 40, 10, 800, place(2, base=1000))], id="an epoch again"),
+        pytest.param([Stored(3, 45, 10, 800, place(2, base=1000))], id="a gap between samples"),
+        pytest.param([Passed(3, 35, 5)], id="samples again"),
+        pytest.param([Stored(3, 40, 10, 800, place(2, base=1000, layout=1))], id="a layout that isn't there"),
+        pytest.param([Stored(3, 40, 10, 800, place(2, base=1000, sums=b"odd"))], id="a piece of a checksum"),
+        pytest.param([Stored(3, 40, 10, 800, place(2, base=1000, cut=10))], id="no sample"),
+        pytest.param([Stored(3, 40, 10, 800, place(1, base=9000))], id="a file that is full"),
+        pytest.param([Stored(3, 40, 10, 800, place(3))], id="a file too far"),
+        pytest.param([Stored(3, 40, 10, 800, place(2))], id="two epochs at one place"),
+        pytest.param([Stored(3, 40, 10, 800, place(2, base=120))], id="an epoch before one that came before it"),
+        pytest.param([Stored(3, 40, 10, 800, place(2, rewrite=1, base=1000))], id="one file after two rewrites"),
+        pytest.param([Grouped(2, 3, 1)], id="a grouping of epochs that are there"),
+        pytest.param([Grouped(3, 2, 1)], id="a grouping into a file that is there"),
+        pytest.param([Grouped(3, 0, 1)], id="a grouping into no file"),
+        pytest.param([Grouped(3, 3, 0)], id="no epochs a file"),
+        pytest.param([Grouped(9, 9, 1)], id="a grouping of epochs to come"),
+        pytest.param([Rewritten(2, 1, 2, True, [])], id="a file that was rewritten, and its epochs weren't"),
+        pytest.param([MOVED, Rewritten(2, 2, 2, True, MOVED.places)], id="the same rewrite twice"),
+        pytest.param([MOVED, Rewritten(2, 1, 2, True, [place(2, 1, cut=1)])], id="a rewrite before the last one"),
+        pytest.param([MOVED, Rewritten(2, 3, 2, True, [place(2, 3)])], id="samples that were gone"),
+        pytest.param([Rewritten(2, 1, 2, True, [place(2, 2)])], id="a rewrite in a file after another one"),
+        pytest.param([Rewritten(2, 1, 2, True, [place(2, 1, layout=9)])], id="a rewrite to a wrong layout"),
+        pytest.param([Rewritten(2, 1, 2, True, [place(2, 1), None])], id="a rewrite of epochs to come"),
+        pytest.param([Rewritten(2, 1, 1, True, [None, place(2, 1)])], id="a rewrite of two files at once"),
+        pytest.param([Rewritten(1, 1, 1, False, [place(1, 1, cut=3)])], id="a rewrite of a part of a file"),
+        pytest.param([Rewritten(1, 1, 0, False, [place(1, 1), place(1, 1, cut=3)])], id="a rewrite to one place"),
+        pytest.param([Rewritten(5, 1, 2, True, [place(5, 1)])], id="a rewrite of no file"),
+        pytest.param(
+            [Rewritten(1, 1, 0, False, [None, place(1, 1, cut=3)]), Rewritten(1, 2, 0, False, [place(1, 2), None])],
+            id="an epoch that was gone",
+        ),
+        pytest.param([Published(2, 4)], id="publishing epochs to come"),
+        pytest.param([Published(1, 1)], id="publishing less than before"),
+        pytest.param([Published(1, 3)], id="publishing a file with the epoch of another one"),
+        pytest.param([Published(3, 3)], id="publishing a file too far"),
+        pytest.param([Stored(3, 40, 1, 80, place(2, base=1000)), Published(2, 3)], id="publishing a part of a file"),
+        pytest.param([Dropped(4)], id="dropping epochs to come"),
+        pytest.param([Dropped(2), Dropped(1)], id="dropping less than before"),
+        pytest.param([Dropped(1)], id="dropping a part of a file"),
+        pytest.param([Published(2, 3), Dropped(3)], id="dropping what isn't burned"),
+        pytest.param([Burned(31, 32)], id="asking for more than was burned"),
+        pytest.param([Began(RUN, 3, "epochs_%d.h5", 0, 0, 2e9), Grouped(0, 1, 1)], id="a generation again"),
+        pytest.param([Began(bytes(16), 4, "epochs_%d.h5", 0, 0, 2e9), Grouped(0, 1, 1)], id="another run"),
+        pytest.param([Began(RUN, 4, "epochs_%d.h5", 0, 1, 2e9)], id="owing more than was burned"),
     ],
 )
 def test_records_that_contradict_each_other_are_damage(records):
-    """A journal that can't be a run's raises `Damaged`."""
-    with pytest.raises(Damaged):
-        catalog_of(Described(SPECS[0]), *records)
+    """A journal that can't be a run's raises `Damaged`; without what is wrong in it, it is one."""
+    catalog_of(*FILES)
+    with pytest.raises(Damaged, match="the journal"):
+        catalog_of(*FILES, *records)
+
+
+@pytest.mark.parametrize("records", [[Passed(0, 0, 1)], [Grouped(1, 1, 1), Passed(0, 0, 1)]], ids=["all", "the first"])
+def test_epochs_that_belong_to_no_file_are_damage(records):
+    """Each epoch, also one that was never written, belongs to a file."""
+    with pytest.raises(Damaged, match="which files 1 epochs belong to"):
+        catalog_of(*records)
+
+
+def test_a_rewrite_that_nothing_is_said_of_is_damage():
+    """A file that epochs are in after some rewrites was written anew as often."""
+    records = [*TWO, Stored(2, 30, 10, 800, place(number=2, rewrite=3))]
+    assert catalog_of(*records, Rewritten(2, 3, 0, True, [])).rewrites == {2: 3}
+    with pytest.raises(Damaged, match="that file 2 was written anew"):
+        catalog_of(*records)
 
 
 def test_a_run_within_a_run_is_damage():
@@ -184,7 +239,6 @@ class Author:
         self.journal = []
         self.journal = list(self.catalog.records())
         self.base = 0
-        self.number = 1
         self.published = set()
         self.write(Grouped(0, 1, 3))
 
@@ -196,6 +250,11 @@ class Author:
     @property
     def n(self):
         return len(self.catalog.places)
+
+    @property
+    def number(self):
+        """The file that the next epoch goes to."""
+        return span_of(self.catalog.series(), self.n).number
 
     def _first(self):
         return self.catalog.entry(self.n - 1).stop if self.n else 0
@@ -219,16 +278,19 @@ class Author:
     def burn(self, n):
         self.write(Burned(10 * n, 5 * n))
 
-    def publish(self, n):
-        """Publish the file, full or half full."""
-        self.write(Published(self.number, self.n))
-        self.published.add(self.number)
-        if n % 2:
-            self.number += 1
+    def publish(self, _):
+        """Publish the files that aren't, full or half full."""
+        start = self.catalog.shown().npublished
+        while start < self.n:
+            file = span_of(self.catalog.series(), start)
+            start = min(file.stop, self.n)
+            self.write(Published(file.number, start))
+            self.published.add(file.number)
 
     def group(self, n):
-        self.publish(1)
-        self.write(Grouped(self.n, self.number, 1 + n % 4))
+        self.publish(n)
+        number = 1 + span_of(self.catalog.series(), self.n - 1).number if self.n else 1
+        self.write(Grouped(self.n, number, 1 + n % 4))
 
     def rewrite(self, n):
         numbers = sorted(self.catalog.numbers())
@@ -242,7 +304,7 @@ class Author:
             return
         self.published -= {number} if filling else set()
         start = found[0][0]
-        places = [None] * (self.n - start if self.number == number else found[-1][0] + 1 - start)
+        places = [None] * (found[-1][0] + 1 - start)
         rewrite = self.catalog.rewrites.get(number, 0) + 1
         for i, old in found:
             if n % 3 == 0 or (i, old) == found[-1]:
@@ -255,7 +317,8 @@ class Author:
         ends = [i for i, old in enumerate(self.catalog.places) if old is not None and old.number < self.number]
         if ends:
             number = self.catalog.places[ends[n % len(ends)]].number
-            self.write(Dropped(1 + max(i for i in ends if self.catalog.places[i].number <= number)))
+            stop = 1 + max(i for i in ends if self.catalog.places[i].number <= number)
+            self.write(Burned(self.catalog.entry(stop - 1).stop, 0), Dropped(stop))
 
     def compact(self, _):
         self.catalog.forget_unused_layouts()
@@ -313,7 +376,8 @@ def test_a_compacted_journal_is_short():
     """Its length grows with the epochs, not with what happened to them."""
     catalog = catalog_of(*TWO, Published(1, 2))
     for rewrite in range(1, 100):
-        catalog.apply(Rewritten(1, rewrite, 0, False, [place(rewrite=rewrite), place(rewrite=rewrite)]))
+        places = [place(rewrite=rewrite), place(rewrite=rewrite, base=1000, cut=3)]
+        catalog.apply(Rewritten(1, rewrite, 0, False, places))
         catalog.apply(Burned(rewrite, 0))
     assert catalog.nrecords > 200
     assert len(list(catalog.records())) < 10
@@ -321,7 +385,7 @@ def test_a_compacted_journal_is_short():
 
 def test_a_forgotten_layout_is_described_anew():
     """After compaction, a layout that no epoch had then gets a new number: its text is no longer in the journal."""
-    catalog = catalog_of(*TWO, Described(SPECS[1]), Published(1, 2), Dropped(2))
+    catalog = catalog_of(*TWO, Described(SPECS[1]), Published(1, 2), Burned(30, 0), Dropped(2))
     catalog.forget_unused_layouts()
     assert SPECS[0] not in catalog.spec_ids
     again = replayed(list(catalog.records()))

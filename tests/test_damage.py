@@ -291,3 +291,45 @@ def test_errors_are_ours(run):
         except PosterityError:
             pass
         (run / name).write_bytes(data)
+
+
+def shorten(path):
+    with path.open("r+b") as file:
+        file.truncate(600)
+
+
+BREAKS = {
+    "missing": lambda path: path.unlink(),
+    "too short": shorten,
+    "another file": lambda path: shutil.copy(path.parent / "epochs_2.h5", path),
+}
+
+
+@pytest.mark.parametrize("broken", BREAKS.values(), ids=BREAKS)
+def test_a_burn_does_not_wait_for_a_file_that_is_gone(run, broken):
+    """A burn that should cut a file that can't be read is kept; no other epoch waits for it, and nothing is deleted."""
+    broken(run / "epochs_1.h5")
+    before = {path.name for path in run.iterdir()}
+    with DefaultBackend(outdir=run, epochs_per_file=2) as backend:
+        backend.set_burn(LENGTHS[0] + 1)
+        backend.ingest(epoch_dict(sum(LENGTHS), 3, state={"index": 5})).flush(publish=True)
+    assert before <= {path.name for path in run.iterdir()}
+    with open_run(run) as reader, reader.snapshot() as snapshot:
+        for index in (2, 3, 4):
+            assert_same(snapshot.get(index), expected(index))
+        assert (snapshot.burn, snapshot.nepochs) == (LENGTHS[0] + 1, 6)
+        assert snapshot.get(5)["state"] == {"index": 5}
+
+
+@pytest.mark.parametrize("broken", BREAKS.values(), ids=BREAKS)
+def test_a_run_goes_on_without_its_last_file(run, broken):
+    """Where the file that the next epoch belongs to is gone or cut off, the run goes on in the next one."""
+    broken(run / "epochs_3.h5")
+    for index in (5, 6):
+        with DefaultBackend(outdir=run, epochs_per_file=2) as backend:
+            backend.ingest(epoch_dict(sum(LENGTHS), 3, state={"index": index})).flush(publish=True)
+    assert {0, 1, 2, 3} <= set(readable(run))
+    with open_run(run) as reader:
+        assert [reader.get(index)["state"]["index"] for index in (5, 6)] == [5, 6]
+    with h5py.File(run / "epochs_4.h5") as file:
+        assert set(file) == {"epoch_5", "epoch_6"}

@@ -7,8 +7,8 @@ from hypothesis import given
 from posterity.epoch import prepare
 from posterity.kinds import Kinds
 from posterity.layout import encode_items
-from posterity.tree import flatten
-from storable import EPOCHS
+from posterity.tree import flatten, restore
+from storable import EPOCHS, assert_same, to_memory
 
 
 def epoch(**more):
@@ -93,7 +93,5 @@ def test_a_recognised_epoch_is_what_the_long_way_makes_of_it(one, other):
         prepared = prepare(data, save_stats=True, kinds=kinds)
         items, leaves = flatten(data)
         assert encode_items(prepared.kind.items) == encode_items(items)
-        for leaf, expected in zip(prepared.leaves, leaves, strict=True):
-            assert leaf.dtype == expected.dtype
-            assert leaf.shape == expected.shape
-            assert np.asarray(leaf).tobytes() == np.asarray(expected).tobytes()
+        made = (restore(items, [to_memory(leaf) for leaf in given]) for given in (prepared.leaves, leaves))
+        assert_same(*made)

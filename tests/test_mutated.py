@@ -53,8 +53,12 @@ def test_a_journal_that_claims_too_much_is_damage(tmp_path, claim):
     if claim == "a longer epoch":
         records[at] = msgspec.structs.replace(stored, nsamples=1 << 50)
     else:
-        more = [msgspec.structs.replace(stored, index=i, first=i * 1_000_000) for i in range(1, 20)]
+        places = [msgspec.structs.replace(stored.place, base=stored.place.base + 8 * i) for i in range(20)]
+        more = [journal.Stored(i, i * 1_000_000, 1_000_000, stored.nbytes, places[i]) for i in range(1, 20)]
         records[at + 1 : at + 1] = more
+        grouped = next(i for i, record in enumerate(records) if isinstance(record, journal.Grouped))
+        records[grouped] = msgspec.structs.replace(records[grouped], epochs_per_file=20)
+        records[-1] = msgspec.structs.replace(records[-1], stop=20)
     header = journal.encode_header(journal.VERSION)
     (outdir / journal.NAME).write_bytes(header + journal.encode_batch(records, len(header)))
     with open_run(outdir) as run, pytest.raises(Damaged, match=r"by the journal|more in it than it can hold"):

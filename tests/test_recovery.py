@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import storable
-from posterity import journal
+from posterity import DefaultBackend, journal
 from posterity.catalog import Catalog, open_place, pack_sums
 from posterity.chores import Chore, Chores
 from posterity.epochfile import EpochFile
@@ -31,6 +31,7 @@ from posterity.journal import (
 from posterity.layout import Stamp, encode_items, layout_of
 from posterity.options import Options
 from posterity.recovery import find_run
+from posterity.registry import span_of
 from posterity.tree import flatten
 
 RUN = b"0123456789abcdef"
@@ -89,12 +90,19 @@ class Author:
         file.close()
         return records
 
+    def group(self, number):
+        """Have the next epochs belong to a file."""
+        if span_of(self.catalog.series(), self.n).number != number:
+            self.say(Grouped(self.n, number, 100))
+
     def stored(self, number, *epochs):
         """A file that is filling up, journaled."""
+        self.group(number)
         self.say(*self.file(number, *epochs))
 
     def published(self, number, *epochs):
         """A file that is complete, journaled."""
+        self.group(number)
         self.say(*self.file(number, *epochs, name=PUBLISHED), Published(number, self.n + len(epochs)))
 
     def rewritten(self, number, start, *epochs, filling=False, rewrite=1):
@@ -648,6 +656,7 @@ def test_any_run_is_rebuilt(tmp_path_factory, files, is_filling):
     author = Author(disk)
     for number, cuts in enumerate(files, 1):
         epochs = [cuts[0] or 0, *cuts[1:-1], cuts[-1] or 0]  # a file that begins or ends with a gap looks like others
+        author.say(Grouped(author.n, number, len(cuts)))
         if number == len(files) and is_filling:
             author.stored(number, *epochs[: len(cuts)])
         else:
@@ -655,3 +664,19 @@ def test_any_run_is_rebuilt(tmp_path_factory, files, is_filling):
     got, expected = known(rebuilt(disk).catalog), known(author.catalog)
     assert got == expected
     disk.leave()
+
+
+def test_a_file_with_its_published_name_was_published(tmp_path):
+    """The record that said so can be damaged: the run goes on as if it were there, at the first attempt."""
+    epochs = [{"samples": {"p": np.full((2, 3, 4), float(i))}} for i in range(3)]
+    outdir = tmp_path / "run"
+    with DefaultBackend(outdir=outdir, epochs_per_file=2) as backend:
+        for epoch in epochs:
+            backend.ingest(epoch)
+    path = outdir / journal.NAME
+    assert isinstance(journal.decode(path.read_bytes())[0][-1], Published)
+    path.write_bytes(path.read_bytes()[:-1])
+    with DefaultBackend(outdir=outdir, epochs_per_file=2) as backend:
+        backend.ingest(epochs[0]).flush()
+        np.testing.assert_array_equal(backend.get_samples()["p"][0, 0, ::4], [0, 1, 2, 0])
+    assert sorted(path.name for path in outdir.glob("*.h5")) == ["epochs_1.h5", "epochs_2.h5"]

@@ -331,10 +331,9 @@ RUN_ID = b"0123456789abcdef"
 SPEC = encode_items(flatten({"samples": {"p": np.zeros((2, 2, 10))}})[0])
 
 
-def stored(index):
-    return Stored(
-        index, 10 * index, 10, 400, Place(index // 10 + 1, 0, 128 + 4096 * (index % 10), 0, 0, pack_sums((7,)))
-    )
+def stored(index, rewrite=0):
+    place = Place(index // 10 + 1, rewrite, 128 + 4096 * (index % 10), 0, 0, pack_sums((7,)))
+    return Stored(index, 10 * index, 10, 400, place)
 
 
 def journal_of(disk, nepochs, generation=0):
@@ -521,14 +520,14 @@ def test_older_snapshots_keep_their_registry(disk):
     journal = journal_of(disk, 3)
     with Run(disk, ()) as run:
         old = run.snapshot().registry
-        place = Place(1, 1, 128, 4, 0, pack_sums((7,)))
-        journal.append([stored(3), Burned(14, 14), Rewritten(1, 1, 0, True, [None, place])])
+        places = [None, *(Place(1, 1, 128 + i, 4, 0, pack_sums((7,))) for i in range(3))]
+        journal.append([stored(3), Burned(14, 14), Rewritten(1, 1, 0, True, places)])
         new = run.snapshot().registry
         assert (len(old.entries), list(old.cuts), old.burn) == (3, [0, 0, 0], 0)
-        assert (len(new.entries), list(new.cuts), new.burn) == (4, [10, 4, 0, 0], 14)
-        journal.append([stored(4)])
-        assert list(run.snapshot().registry.cuts) == [10, 4, 0, 0, 0]
-        assert list(new.cuts) == [10, 4, 0, 0]
+        assert (len(new.entries), list(new.cuts), new.burn) == (4, [10, 4, 4, 4], 14)
+        journal.append([stored(4, rewrite=1)])
+        assert list(run.snapshot().registry.cuts) == [10, 4, 4, 4, 0]
+        assert list(new.cuts) == [10, 4, 4, 4]
     journal.close()
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
+from .claims import Claims
 from .disk import Disk
 from .epochreader import FileHead, Reader
 from .errors import Damaged
@@ -32,7 +33,7 @@ from .journal import (
 from .layout import Region, is_packed, layout_of
 from .metadata import Metadata, decode, encode
 from .options import check_format, file_name
-from .registry import Entry, Log, Registry, Series, next_entry
+from .registry import Entry, FileSpan, Log, Registry, Series, next_entry
 
 
 def filling_name(fmt: str, number: int) -> str:
@@ -64,17 +65,16 @@ class Catalog:
         self.places: list[Place | None] = []
         self.specs: list[bytes] = []
         self.spec_ids: dict[bytes, int] = {}
-        self.rewrites: dict[int, int] = {}
+        self._claims = Claims()
         self.filling: set[int] = set()
-        self._files: set[int] = set()
         self._entries: Log[Entry] = Log()
         self._cuts: list[int] = []
         self._shown_cuts: Log[int] | None = Log()
-        self._series: list[Series] = []
-        self._burn = (began.burn, began.asked_burn)
+        self._burn = (0, 0)
         self._npublished = 0
         self._ndropped = 0
         self.nrecords = 0
+        self._raise_burn(began.burn, began.asked_burn)
 
     def apply(self, record: AnyRecord) -> None:  # noqa: C901  # a case for each kind of record
         """Take in one record.
@@ -92,9 +92,9 @@ class Catalog:
                 self.spec_ids[record.spec] = len(self.specs)
                 self.specs.append(record.spec)
             case Grouped():
-                self._group(record)
+                self._claims.group(record, len(self._entries))
             case Burned():
-                self._burn = (max(record.burn, self._burn[0]), max(record.asked_burn, self._burn[1]))
+                self._raise_burn(record.burn, record.asked_burn)
             case Published():
                 self._publish(record)
             case Rewritten():
@@ -107,38 +107,36 @@ class Catalog:
             case Began():
                 raise Damaged("the journal starts a run within a run")
 
-    def _group(self, record: Grouped) -> None:
-        if record.epochs_per_file < 1 or min(record.start, record.number) < 0:
-            raise Damaged(f"the journal groups epochs in a way that makes no sense: {record}")
-        self._series = [series for series in self._series if series.start < record.start]
-        self._series.append(Series(record.start, record.number, record.epochs_per_file))
-
     def _add(self, index: int, first: int, nsamples: int, nbytes: int, place: Place | None) -> None:
-        if index != len(self._entries) or first != self.nsamples or nsamples < 0:
+        if index != len(self._entries) or first != self.nsamples:
             raise Damaged(f"the journal has epoch {index} at sample {first} where epoch {len(self._entries)} belongs")
+        if place is not None:
+            self._check(place, nsamples)
+            self._claims.add(index, place)
+            self.filling.add(place.number)
         last = self._entries[-1] if self._entries else None
         self._entries = self._entries.appended(next_entry(last, nsamples, nbytes))
         self.places.append(place)
         self._cuts.append(nsamples if place is None else place.cut)
         if self._shown_cuts is not None:
             self._shown_cuts = self._shown_cuts.appended(self._cuts[-1])
-        if place is not None:
-            self._check(place)
-            self.filling.add(place.number)
-            self._files.add(place.number)
 
-    def _check(self, place: Place) -> None:
-        if not 0 <= place.layout < len(self.specs) or len(place.sums) % 8 or place.base < 0:
-            raise Damaged(f"the journal has a place in file {place.number} that makes no sense")
+    def _check(self, place: Place, nsamples: int) -> None:
+        if place.layout >= len(self.specs) or len(place.sums) % 8 or place.cut >= nsamples:
+            raise Damaged(f"the journal has a place in file {place.number} that makes no sense: {place}")
+
+    def _raise_burn(self, burn: int, asked_burn: int) -> None:
+        if asked_burn > burn:
+            raise Damaged(f"the journal has a burn of {burn}, and {asked_burn} of it were asked for")
+        self._burn = (max(burn, self._burn[0]), max(asked_burn, self._burn[1]))
 
     def _rewrite(self, record: Rewritten) -> None:
-        if not 0 <= record.start <= record.start + len(record.places) <= len(self.places):
-            raise Damaged(f"the journal has file {record.number} written anew with epochs that aren't there")
+        stop = record.start + len(record.places)
+        self._claims.rewrite(record, self.places[record.start : stop])
         for i, place in enumerate(record.places, record.start):
             if place is not None:
-                self._check(place)
+                self._check(place, self._entries[i].nsamples)
             self._move(i, place)
-        self.rewrites[record.number] = record.rewrite
         if record.filling:
             self.filling.add(record.number)
             if record.places:  # it was published, and will be again
@@ -150,25 +148,35 @@ class Catalog:
         self._shown_cuts = None
 
     def _publish(self, record: Published) -> None:
-        self._check_stop(record.stop)
+        self._check_stop(record.stop, self._npublished)
+        self._claims.publish(record)
         self._npublished = record.stop
         if record.number:
             self.filling.discard(record.number)
         else:
             self.filling.clear()
 
-    def _check_stop(self, stop: int) -> None:
-        if not 0 <= stop <= len(self._entries):
-            raise Damaged(f"the journal speaks of epochs before {stop}, and there are {len(self._entries)}")
+    def _check_stop(self, stop: int, before: int) -> None:
+        if not before <= stop <= len(self._entries):
+            n = len(self._entries)
+            raise Damaged(f"the journal speaks of epochs before {stop}, and there are {n}; it was at {before} already")
 
     def _drop(self, stop: int) -> None:
-        self._check_stop(stop)
+        self._check_stop(stop, self._ndropped)
+        if stop and not self._entries[stop - 1].is_burned(self._burn[0]):
+            raise Damaged(f"the journal drops epoch {stop - 1}, and the burn of {self._burn[0]} doesn't take it")
+        self._claims.drop(self.places[self._ndropped : stop])
         for i in range(self._ndropped, stop):
-            place = self.places[i]
             self._move(i, None)
-            if place is not None:
-                self._files.discard(place.number)
         self._ndropped = stop
+
+    def check_whole(self) -> None:
+        """Look at what can be said only once all records are there that came together.
+
+        Raises:
+            Damaged: it isn't known which file each epoch belongs to.
+        """
+        self._claims.check_whole(len(self._entries))
 
     def registry(self) -> Registry:
         """The registry that the records make, to go on from: everything in it survives a power cut."""
@@ -184,7 +192,7 @@ class Catalog:
         return Registry(
             generation=self.began.generation,
             entries=self._entries,
-            series=tuple(self._series),
+            series=tuple(self._claims.series),
             burn=self._burn[0],
             asked_burn=self._burn[1],
             stored_burn=self._burn[0],
@@ -200,13 +208,18 @@ class Catalog:
         return encode(metadata) == encode(self.metadata)
 
     @property
+    def rewrites(self) -> dict[int, int]:
+        """How often files were written anew, by their numbers; only those are there that were."""
+        return self._claims.rewrites
+
+    @property
     def nsamples(self) -> int:
         """The samples of all epochs that were written."""
         return self._entries[-1].stop if self._entries else 0
 
     def series(self) -> list[Series]:
         """How epochs are grouped into files."""
-        return self._series
+        return self._claims.series
 
     def entry(self, index: int) -> Entry:
         """The registry's entry of an epoch that was written."""
@@ -214,7 +227,7 @@ class Catalog:
 
     def has_file(self, number: int) -> bool:
         """Whether a file with this number was ever written."""
-        return number in self._files
+        return self._claims.has_file(number)
 
     def region(self, place: Place) -> Region:
         """Where the arrays of an epoch are in its file."""
@@ -230,7 +243,7 @@ class Catalog:
 
     def numbers(self) -> set[int]:
         """The numbers of the files that hold an epoch."""
-        return set(self._files)
+        return self._claims.numbers()
 
     def names_of(self, number: int, rewrite: int) -> tuple[str, str, str, str]:
         """The names that a file may have, in the order in which it gets them.
@@ -256,7 +269,7 @@ class Catalog:
         )
         if self.annotation:
             yield Annotated(self.annotation)
-        for series in self._series:
+        for series in self._claims.series:
             yield Grouped(series.start, series.number, series.epochs_per_file)
         used = self._used_layouts()
         for i, spec in enumerate(self.specs):
@@ -295,17 +308,24 @@ def replayed(records: Iterable[AnyRecord], catalog: Catalog | None = None) -> Ca
     """
     for record in records:
         if isinstance(record, Began):
-            catalog = _begun(record)
+            catalog = _begun(record, catalog)
         elif catalog is None:
             raise Damaged("the journal doesn't begin with the beginning of a run")
         else:
             catalog.apply(record)
     if catalog is None:
         raise Damaged("the journal is empty")
+    catalog.check_whole()
     return catalog
 
 
-def _begun(record: Began) -> Catalog:
+def _begun(record: Began, before: Catalog | None) -> Catalog:
+    if before is not None:
+        was = before.began
+        if record.run_id != was.run_id or record.generation <= was.generation:
+            raise Damaged(
+                f"the journal goes from generation {was.generation} to {record.generation}, or to another run"
+            )
     try:
         check_format(record.outfile_fmt)
     except ValueError as error:
@@ -348,6 +368,18 @@ def open_place(disk: Disk, catalog: Catalog, place: Place) -> Reader:
     raise FileNotFoundError(
         errno.ENOENT, "the file isn't there", str(disk.folder / file_name(began.outfile_fmt, place.number))
     )
+
+
+def is_there(disk: Disk, catalog: Catalog, span: FileSpan) -> bool:
+    """Whether a file has all bytes that its epochs should be in, right or wrong; true if it has none."""
+    places = [place for place in catalog.places[span.start : span.stop] if place is not None]
+    if not places:
+        return True
+    try:
+        with open_place(disk, catalog, places[0]) as reader:
+            return reader.size >= max(catalog.region(place).end for place in places)
+    except FileNotFoundError:
+        return False
 
 
 def _has_epoch(reader: Reader, began: Began, place: Place) -> bool:

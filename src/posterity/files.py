@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from .auto import can_choose, choose
-from .catalog import Catalog, filling_name, open_place, pack_sums, rewrite_name
+from .catalog import Catalog, filling_name, is_there, open_place, pack_sums, rewrite_name
 from .chores import Chore
 from .disk import Disk, is_full
 from .epoch import Held, cut_samples
@@ -218,6 +218,10 @@ class Files:
         needs_file = self._needs_file(action) if isinstance(action, WriteEpochs) else is_filling
         is_fit = is_filling and number not in self._broken
         return needs_file and not is_fit and bool(self._regions(action.file))
+
+    def is_there(self, span: FileSpan) -> bool:
+        """Whether a file has all bytes that its epochs should be in, right or wrong."""
+        return is_there(self._disk, self._catalog, span)
 
     def copy_whole(self, span: FileSpan) -> Change:
         """Write a file anew with all that it has, to be added to."""

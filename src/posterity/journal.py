@@ -11,6 +11,7 @@ Up the stream: `store` appends. Down the stream: `recovery` replays.
 """
 
 import struct
+import typing
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -30,6 +31,12 @@ _HEADER = struct.Struct("<8sII")
 _MARKER = b"\xb5\x0aPb"
 _BATCH = struct.Struct("<4sIQ")
 
+# What a number may be, looked at when a record is decoded: a forged one mustn't overflow what it is put into later.
+Count: TypeAlias = typing.Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
+Number: TypeAlias = typing.Annotated[int, msgspec.Meta(ge=1, le=1 << 62)]
+Turn: TypeAlias = typing.Annotated[int, msgspec.Meta(ge=0, le=1 << 31)]  # of 4 bytes in the head of a file
+RunId: TypeAlias = typing.Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
+
 
 class Record(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """One change of the run."""
@@ -38,20 +45,20 @@ class Record(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
 class Began(Record, frozen=True, tag=0):
     """The run starts empty: its first record, or a reset."""
 
-    run_id: bytes
-    generation: int
+    run_id: RunId
+    generation: Turn
     outfile_fmt: str
-    burn: int
-    asked_burn: int
+    burn: Count
+    asked_burn: Count
     began_at: float
 
 
 class Grouped(Record, frozen=True, tag=1):
     """From epoch `start` on, files take `epochs_per_file` epochs, the first of them goes to file `number`."""
 
-    start: int
-    number: int
-    epochs_per_file: int
+    start: Count
+    number: Number
+    epochs_per_file: Number
 
 
 class Described(Record, frozen=True, tag=2):
@@ -66,44 +73,44 @@ class Place(msgspec.Struct, frozen=True, array_like=True):
     `cut`: how many of its first samples aren't there. `sums`: a checksum of 8 bytes for each array.
     """
 
-    number: int
-    rewrite: int
-    base: int
-    cut: int
-    layout: int
+    number: Number
+    rewrite: Turn
+    base: Count
+    cut: Count
+    layout: Count
     sums: bytes
 
 
 class Stored(Record, frozen=True, tag=3):
     """An epoch is in its file and synced."""
 
-    index: int
-    first: int
-    nsamples: int
-    nbytes: int
+    index: Count
+    first: Count
+    nsamples: Count
+    nbytes: Count
     place: Place
 
 
 class Passed(Record, frozen=True, tag=4):
     """An epoch was burned before it was written."""
 
-    index: int
-    first: int
-    nsamples: int
+    index: Count
+    first: Count
+    nsamples: Count
 
 
 class Burned(Record, frozen=True, tag=5):
     """Samples before position `burn` are discarded."""
 
-    burn: int
-    asked_burn: int
+    burn: Count
+    asked_burn: Count
 
 
 class Published(Record, frozen=True, tag=6):
     """A file is complete and about to get its name; it ends before epoch `stop`. Number 0: so are all before `stop`."""
 
-    number: int
-    stop: int
+    number: Count
+    stop: Count
 
 
 class Rewritten(Record, frozen=True, tag=7):
@@ -112,9 +119,9 @@ class Rewritten(Record, frozen=True, tag=7):
     `filling`: more epochs will be added to it. An epoch without a place lost all its samples.
     """
 
-    number: int
-    rewrite: int
-    start: int
+    number: Number
+    rewrite: Turn
+    start: Count
     filling: bool
     places: list[Place | None]
 
@@ -122,7 +129,7 @@ class Rewritten(Record, frozen=True, tag=7):
 class Dropped(Record, frozen=True, tag=8):
     """The files of the epochs before `stop` are about to be removed."""
 
-    stop: int
+    stop: Count
 
 
 class Annotated(Record, frozen=True, tag=9):

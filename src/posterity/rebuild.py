@@ -118,12 +118,16 @@ def catalog_from_files(
         catalog.apply(Annotated(known.annotation))
     else:
         _annotate(disk, catalog, sources)
+    files: list[tuple[Source, list[tuple[int, Frame]]]] = []
     for source in sources:
         frames, damaged = _frames(disk, began, source)
         for offset in damaged:
             _lose(losses, f"{source.name} is damaged at offset {offset}, and no journal says what was there")
         if frames:
-            _take_in_file(catalog, source, frames, known, losses)
+            files.append((source, frames))
+    stops = [frames[0][1].epoch for _, frames in files[1:]] + [frames[-1][1].epoch + 1 for _, frames in files[-1:]]
+    for (source, frames), stop in zip(files, stops, strict=True):
+        _take_in_file(catalog, source, frames, stop, known, losses)
     return catalog
 
 
@@ -161,18 +165,21 @@ def _take_in_file(
     catalog: Catalog,
     source: Source,
     frames: list[tuple[int, Frame]],
+    stop: int,
     known: Catalog | None,
     losses: list[str] | None,
 ) -> None:
+    """`stop`: where the next file begins; what is lost before it is grouped into this one."""
     number, rewrite = source.head.number, source.head.rewrite
-    if not catalog.places:
-        _pass_burned(catalog, frames[0][1], known)
-        catalog.apply(Dropped(len(catalog.places)))
-    elif frames[0][1].epoch > len(catalog.places):
+    is_first = not catalog.places
+    if not is_first and frames[0][1].epoch > len(catalog.places):
         what = f"{source.name} has epoch {frames[0][1].epoch} where epoch {len(catalog.places)} belongs"
         _lose(losses, f"{what}; a file is missing")
         _pass_lost(catalog, frames[0][1], known)
-    catalog.apply(Grouped(len(catalog.places), number, frames[-1][1].epoch - len(catalog.places) + 1))
+    catalog.apply(Grouped(len(catalog.places), number, stop - len(catalog.places)))
+    if is_first:
+        _pass_burned(catalog, frames[0][1], known)
+        catalog.apply(Dropped(len(catalog.places)))
     for i, (base, frame) in enumerate(frames):
         if i > 0 and frame.epoch > len(catalog.places):
             if losses is None:

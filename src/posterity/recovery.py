@@ -11,12 +11,12 @@ import re
 from typing import NamedTuple
 
 from . import journal
-from .catalog import Catalog, filling_name, replayed, rewrite_name
+from .catalog import Catalog, filling_name, is_there, replayed, rewrite_name
 from .chores import Chore
 from .disk import Disk
 from .epochreader import FileHead, Reader
 from .errors import ForeignFiles
-from .journal import Published
+from .journal import Grouped, Published
 from .options import DEFAULT_FMT, Options, file_name, file_pattern
 from .rebuild import head_of, numbered, rebuilt, stored_records, take_in_rewritten
 
@@ -61,6 +61,8 @@ def find_run(disk: Disk, options: Options) -> Found:
     unsynced += _adopt(disk, catalog, names)
     if adopted := len(catalog.places) - known:
         logger.warning("%s: %d epochs were in files and not in the journal; they are taken in", disk.folder, adopted)
+        end = None
+    if _note_published(disk, catalog, set(names)) | _leave_behind(disk, catalog):
         end = None
     return Found(catalog, end, _chores(disk, catalog, names), unsynced)
 
@@ -130,6 +132,43 @@ def _is_superseded(catalog: Catalog, name: str, names: list[str], number: int) -
     fmt = catalog.began.outfile_fmt
     newer = rewrite_name(fmt, number, catalog.rewrites.get(number, 0))
     return name == filling_name(fmt, number) and newer in names
+
+
+def _note_published(disk: Disk, catalog: Catalog, names: set[str]) -> bool:
+    """Take in that a file was published, if it has that name and no other: the record that said so was damaged.
+
+    Returns whether there was such a file.
+    """
+    fmt, began = catalog.began.outfile_fmt, catalog.began
+    last = {place.number: i for i, place in enumerate(catalog.places) if place and place.number in catalog.filling}
+    found = False
+    for number, index in last.items():
+        rewrite = catalog.rewrites.get(number, 0)
+        name, *others = file_name(fmt, number), filling_name(fmt, number), rewrite_name(fmt, number, rewrite)
+        head = head_of(disk, name) if name in names and names.isdisjoint(others) else None
+        if head is not None and (head.run_id, head.rewrite) == (began.run_id, rewrite):
+            catalog.apply(Published(number, index + 1))
+            found = True
+    return found
+
+
+def _leave_behind(disk: Disk, catalog: Catalog) -> bool:
+    """Have a run go on in another file, if the one that it should go on in is missing, too short, or somebody else's.
+
+    Returns whether that had to be.
+    """
+    registry = catalog.registry()
+    if not registry.series:
+        return False
+    file = registry.file_of(registry.next_index)
+    if is_there(disk, catalog, file):
+        return False
+    name, n = file_name(catalog.began.outfile_fmt, file.number), registry.next_index
+    logger.critical("%s: %s is missing or too short; the run goes on in another file", disk.folder, name)
+    if file.number in catalog.filling:
+        catalog.apply(Published(file.number, n))
+    catalog.apply(Grouped(n, file.number + 1, registry.series[-1].epochs_per_file))
+    return True
 
 
 def _adopt(disk: Disk, catalog: Catalog, names: list[str]) -> list[str]:

@@ -188,14 +188,19 @@ class Registry(msgspec.Struct, frozen=True, kw_only=True):
 
     def file_of(self, index: int) -> FileSpan:
         """The file that an epoch belongs to, written or not."""
-        at = bisect_right(self.series, index, key=lambda series: series.start) - 1
-        series = self.series[at]
-        skip = (index - series.start) // series.epochs_per_file
-        start = series.start + skip * series.epochs_per_file
-        stop = start + series.epochs_per_file
-        if at + 1 < len(self.series):
-            stop = min(stop, self.series[at + 1].start)
-        return FileSpan(series.number + skip, start, stop)
+        return span_of(self.series, index)
+
+
+def span_of(series: Sequence[Series], index: int) -> FileSpan:
+    """The file that an epoch belongs to, of files that are grouped like this; not one before all of them."""
+    at = bisect_right(series, index, key=lambda one: one.start) - 1
+    mine = series[at]
+    skip = (index - mine.start) // mine.epochs_per_file
+    start = mine.start + skip * mine.epochs_per_file
+    stop = start + mine.epochs_per_file
+    if at + 1 < len(series):
+        stop = min(stop, series[at + 1].start)
+    return FileSpan(mine.number + skip, start, stop)
 
 
 def next_entry(last: Entry | None, nsamples: int, nbytes: int, device_nbytes: int = 0) -> Entry:

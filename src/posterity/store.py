@@ -224,6 +224,9 @@ class Store:
             case PublishFile():
                 self._make_fit(group[0])
                 self._commit_files(files.publish(group[0]))
+            case RewriteFile(file=file) if not files.is_there(file):
+                name = file_name(catalog.began.outfile_fmt, file.number)
+                logger.critical("%s: burn can't cut %s, which is missing or too short", self.disk.folder, name)
             case RewriteFile(file=file, parts=parts):
                 self._commit_files(files.copy(file, parts, filling=file.number in catalog.filling))
             case DropFiles():
