@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 import msgspec
 import numpy as np
 
+from .epoch import Epoch, EpochDict
 from .metadata import Parameter
 from .tree import Array, dtype_from_text, dtype_to_text, flatten
 
@@ -25,7 +26,9 @@ Dtype: TypeAlias = np.dtype[np.generic]
 RandomState: TypeAlias = tuple[Any, ...]
 
 LOG_LIKE, LOG_PRIOR, BETA, BLOBS = "ll", "lp", "beta", "blobs"
+ACCEPTED, RJ_ACCEPTED, SWAPS_ACCEPTED = "accepted", "rj_accepted", "swaps_accepted"
 _SAMPLER = "eryn"
+_CLASS = f"{Epoch.__module__}.{Epoch.__qualname__}"
 
 
 class Branch(msgspec.Struct, frozen=True):
@@ -150,6 +153,14 @@ class Ensemble(msgspec.Struct, frozen=True, kw_only=True):
         return [known[name] for name in wanted]
 
     @property
+    def in_a_step(self) -> dict[str, tuple[tuple[int, ...], Dtype]]:
+        """Name -> shape and dtype of all that a step has: its samples, and the proposals and swaps accepted in it."""
+        counts: dict[str, tuple[int, ...]] = {ACCEPTED: (self.nchain,), SWAPS_ACCEPTED: (self.ntemps - 1,)}
+        if self.rj:
+            counts[RJ_ACCEPTED] = (self.nchain,)
+        return {**self.samples, **{name: (shape, np.dtype(np.float64)) for name, shape in counts.items()}}
+
+    @property
     def samples(self) -> dict[str, tuple[tuple[int, int], Dtype]]:
         """Name of samples -> the shape `(nchain, dim)` that they have in one step, and their dtype."""
         dtype = dtype_from_text(self.dtype)
@@ -161,7 +172,12 @@ class Ensemble(msgspec.Struct, frozen=True, kw_only=True):
         return {name: ((self.nchain, dim), dtype) for name, (dim, dtype) in dims.items()}
 
     def with_blobs(self, blobs: Array) -> "Ensemble":
-        """This ensemble with blobs like these, `(ntemps, nwalkers, ...)`."""
+        """This ensemble with blobs like these, `(ntemps, nwalkers, ...)`.
+
+        Raises:
+            NotStorable: they can't be stored (a `TypeError`).
+        """
+        flatten({BLOBS: blobs[:0]})
         return msgspec.structs.replace(self, blobs=blobs.shape[2:], blob_dtype=dtype_to_text(blobs.dtype))
 
 
@@ -196,23 +212,33 @@ class Recorded(NamedTuple):
     counted: Counted
 
 
-def epoch_of(recorded: Recorded, samples: Mapping[str, Array]) -> dict[str, object]:
-    """An epoch of some samples, name -> `(nchain, dim, nsamples)`, and what is recorded with the last of them."""
-    text = msgspec.json.encode(recorded.ensemble).decode()
-    sampling = {_SAMPLER: text, "info": recorded.info}
-    return {"samples": dict(samples), "sampling": sampling, "state": recorded.counted._asdict()}
+def epoch_of(recorded: Recorded, steps: Mapping[str, Array], *, is_last: bool = True) -> EpochDict:
+    """An epoch of some steps, and what is recorded with the last of them. Nothing is copied.
 
-
-def recorded_in(sampling: object, state: object) -> Recorded:
-    """What an epoch says of its run.
-
-    Raises:
-        ValueError: it isn't an epoch of Eryn's.
+    Args:
+        recorded: what is known at the last step.
+        steps: name -> `(nsteps, nchain, dim)` for samples; also what was accepted in each step, `(nsteps, nchain)`
+            and `(nsteps, ntemps - 1)`, if that is known.
+        is_last: whether the run can be continued from here; no, in the middle of an import.
     """
-    if not isinstance(sampling, dict) or not isinstance(state, dict) or _SAMPLER not in sampling:
-        raise ValueError("its epochs hold no ensemble of Eryn's")
+    ensemble, info, counted = recorded
+    counts = {name: steps[name].sum(axis=0) for name in (ACCEPTED, RJ_ACCEPTED, SWAPS_ACCEPTED) if name in steps}
+    return {
+        "samples": {name: steps[name].transpose(1, 2, 0) for name in ensemble.samples},
+        "stats": counts,
+        "sampling": {_SAMPLER: msgspec.json.encode(ensemble).decode(), "info": info},
+        "state": counted._asdict() if is_last else None,
+        "class": _CLASS,
+    }
+
+
+def recorded_in(sampling: object, state: object) -> Recorded | None:
+    """What an epoch says of its run; None if it isn't one of Eryn's."""
+    if not isinstance(sampling, dict) or _SAMPLER not in sampling:
+        return None
     ensemble = msgspec.json.decode(sampling[_SAMPLER], type=Ensemble)
-    return Recorded(ensemble, sampling["info"], Counted(**state))
+    counted = Counted(**state) if isinstance(state, dict) else nothing_counted(ensemble)
+    return Recorded(ensemble, sampling["info"], counted)
 
 
 def ensemble_of(
@@ -318,8 +344,3 @@ def from_samples(samples: Array, axes: tuple[int, ...]) -> Array:
     steps = samples.shape[2:]
     array = samples.reshape(*axes, *steps)
     return np.moveaxis(array, -1, 0) if steps else array
-
-
-def to_samples(array: Array, nchain: int) -> Array:
-    """Steps as Eryn has them, `(n, ntemps, nwalkers, ...)`, as samples `(nchain, dim, n)`. A view where that can be."""
-    return array.reshape(len(array), nchain, -1).transpose(1, 2, 0)

@@ -1,44 +1,45 @@
-"""`ErynBackend`: a backend of Eryn's that keeps the chain in a run folder.
+"""`ErynBackend`: Eryn's sampler on a run of ours.
 
-It copies each step, `steps` gathers them into epochs, and the run's own threads write them. Eryn's diagnostics are
-inherited from Eryn's own class.
+It does what `eryn.backends.HDFBackend` does. A step costs a copy into memory, not an HDF5 file that is opened and
+closed. Eryn's diagnostics are inherited from Eryn's own class. It needs the extra `eryn`; nothing else of the package
+imports this module.
 
-Up the stream: Eryn's sampler, which hands over a step at a time. Down the stream: `branches` says what lies where in an
-epoch, `steps` gathers, `run` reads.
+Up the stream: `eryn.ensemble.EnsembleSampler` saves steps. Down the stream: `branched` keeps them.
 """
 
+import io
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 
 from .backend import DefaultBackend
+from .branched import Source, StoredRun, WrittenRun, read_recorded
 from .branches import (
+    ACCEPTED,
     BETA,
     BLOBS,
     LOG_LIKE,
     LOG_PRIOR,
+    RJ_ACCEPTED,
+    SWAPS_ACCEPTED,
     Counted,
     Ensemble,
     Numbers,
     RandomState,
     Recorded,
     ensemble_of,
-    from_samples,
     masked,
     nothing_counted,
 )
-from .ensembles import Reading, Writing, chosen_steps, recorded_by
 from .epoch import Epoch
-from .errors import MissingExtra
+from .errors import Closed, EpochMismatch, RunExists
+from .erynreads import ErynReads
 from .metadata import check_parameters
 from .options import parse_options
-from .run import open_run
-from .status import Status
 from .steps import MAX_AGE_S, MAX_BYTES
 from .tree import Array, dtype_from_text, flatten
 
@@ -46,92 +47,110 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from eryn.state import State
 
-try:
-    from eryn.backends import Backend
-except ImportError as error:
-    raise MissingExtra("ErynBackend needs the package eryn: pip install 'posterity[eryn]'") from error
+    from .status import Status
+
+EPOCHS_PER_FILE = 1000
 
 
-class Gather(TypedDict):
-    """When steps become an epoch; see `Steps`."""
+class ErynBackend(ErynReads):
+    """Keeps the steps of Eryn's `EnsembleSampler` in a run folder; a drop-in for `eryn.backends.HDFBackend`.
 
-    max_bytes: int
-    max_age_s: float
+    A step that was saved is seen by every later read of this backend, and is on disk after `max_step_age_s` at the
+    latest. `flush` waits for that, `close` too, and so does the end of the process. A sampler with a backend whose run
+    has steps already goes on from the last one: `sampler.run_mcmc(None, n)`. See `numpy_random_state`.
 
-
-class ErynBackend(Backend):  # type: ignore[misc]  # Eryn has no types
-    """Keeps the chain of Eryn's `EnsembleSampler` in a run folder.
-
-    A drop-in for Eryn's `Backend` and `HDFBackend`. A step that was saved is seen by every later `get_...`, and is on
-    disk after at most `max_age_s`. The run can be read by `open_run` all the while, from any process.
+    In the run each walker of each temperature is a chain, one temperature after the other. The leaves of the first
+    branch are the samples "p", those of another one "p_<name>"; which of them are there "inds" and "inds_<name>". The
+    samples "ll", "lp", "beta" and "blobs" are what they are called. So everything else that reads a run reads this one,
+    `open_run` in another process for example.
 
     Args:
-        outdir: the run folder. With a run in it the backend is `initialized`, and goes on with it.
-        read_only: only read, in this or another process, while or after the run is written.
-        dtype: of all numbers but blobs; by default what the run has, and float64 for a new one.
+        outdir: the run folder.
+        name: the name of one of several chains: a folder in `outdir` that is the run folder then.
+        read_only: look at a run, which somebody else may be writing. Writing is a `RuntimeError` then.
+        dtype: of all numbers but blobs; by default that of the run, and float64 for a new one.
+        compression: see `DefaultBackend`.
+        compression_opts: its `compression_level`.
         store_missing_leaves: stands in the chain where a leaf isn't there.
-        mode: what to do with a run that is there: "a" continues it, "x" refuses, "w" replaces it at the first step.
-        parameters: branch -> names of its parameters, or `Parameter`s with labels and units; for one branch also a
-            list. By default what `reset` says of their order. They count when the run begins.
-        max_bytes: steps of this size together are written at once, as one epoch.
-        max_age_s: how long after it was saved a step is on disk at the latest, if the disk can follow.
-        options: all others that `DefaultBackend` has, but for `burn`: that is `discard` here.
+        parameters: branch -> names of its parameters, or a `Parameter` with label and unit for each; of the only
+            branch also a list. By default the keys of the priors. They count when a run begins.
+        max_step_age_s: how long after it was saved a step is on disk, if the disk can follow.
+        max_epoch_bytes: steps of so many bytes are an epoch, whatever their age.
+        epochs_per_file: how many epochs go to one file.
+        options: all others of `DefaultBackend`, but for `burn` and `chains`.
 
     Raises:
-        See `DefaultBackend`; and
-        ValueError: the run in the folder isn't one of Eryn's, or has another dtype.
+        EpochMismatch: the folder holds a run that isn't one of Eryn's, or has another dtype (a `ValueError`).
+        NotADirectoryError: it is a file.
+        PosterityError: see `DefaultBackend`. `RunLocked`: somebody else writes it, and `read_only` reads it meanwhile.
     """
 
     def __init__(
         self,
-        outdir: str | os.PathLike[str],
-        *,
+        outdir: str | os.PathLike[str] = "./",
+        name: str | None = None,
         read_only: bool = False,
         dtype: "npt.DTypeLike | None" = None,
+        compression: str | None = None,
+        compression_opts: int | None = None,
         store_missing_leaves: float = np.nan,
-        mode: Literal["a", "x", "w"] = "a",
+        *,
         parameters: object = None,
-        max_bytes: int = MAX_BYTES,
-        max_age_s: float = MAX_AGE_S,
-        **options: object,
+        max_step_age_s: float = MAX_AGE_S,
+        max_epoch_bytes: int = MAX_BYTES,
+        epochs_per_file: int = EPOCHS_PER_FILE,
+        **options: Any,
     ) -> None:
-        self.outdir = Path(os.fsdecode(outdir)).absolute()
+        self.name = name
+        self.outdir = _run_folder(outdir, name)
         self.read_only = read_only
+        self.compression = compression
+        self.compression_opts = compression_opts
         self.store_missing_leaves = store_missing_leaves
-        self._given_dtype = None if dtype is None else np.dtype(dtype)
+        self._asked_dtype = None if dtype is None else np.dtype(dtype)
         self._parameters = {} if parameters is None else check_parameters(parameters)
-        self._options = options
-        self._gather: Gather = {"max_bytes": max_bytes, "max_age_s": max_age_s}
-        self._writing: Writing | None = None
-        self._reading: Reading | None = None
-        self._may_replace = mode == "w"
-        parse_options(0, self.outdir, {**options, "mode": mode})
-        if not read_only and mode != "w":
-            self._continue(mode)
+        self._max_age_s, self._max_bytes = max_step_age_s, max_epoch_bytes
+        self._written: WrittenRun | None = None
+        self._source: Source = StoredRun(self.outdir)
+        if read_only:
+            if options:
+                raise TypeError(f"{', '.join(options)}: a backend that only reads has no options for writing")
+            return
+        if compression_opts is not None:
+            options["compression_level"] = compression_opts
+        self._options = {**options, "compression": compression, "epochs_per_file": epochs_per_file}
+        if "burn" in options or "chains" in options:
+            raise TypeError("burn and chains aren't for a backend of Eryn's: use discard= when reading")
+        self._replaces = options.get("mode") == "w"
+        parse_options(0, self.outdir, self._options)
+        if not self._replaces:
+            self._continue()
 
-    def _continue(self, mode: str) -> None:
-        """Go on with the run that is there, if there is one."""
-        backend: DefaultBackend[Epoch] = DefaultBackend(0, outdir=self.outdir, mode=mode, **self._options)
+    def _continue(self) -> None:
+        """Go on with the run that is there, if one is."""
+        face: DefaultBackend[Epoch] = DefaultBackend(0, outdir=self.outdir, **self._options)
+        recorded = None
         try:
-            if not backend.status.epochs:
-                backend.close()
-                return
-            recorded = recorded_by(backend)
-            self._check_dtype(recorded.ensemble)
-            self._writing = Writing(backend, recorded, **self._gather)
-        except BaseException:
-            backend.close()
-            raise
-        self._may_replace = True
-        self._show_info(recorded.info)
+            with face.snapshot() as snapshot:
+                recorded = read_recorded(snapshot, self.outdir)
+            if recorded is not None:
+                self._check_dtype(recorded.ensemble)
+                self._write(face, recorded)
+        finally:
+            if self._written is None:
+                face.close()
 
     def _check_dtype(self, ensemble: Ensemble) -> None:
         known = dtype_from_text(ensemble.dtype)
-        if self._given_dtype not in (None, known):
-            raise ValueError(f"the run in {self.outdir} has dtype {known}, and {self._given_dtype} was given")
+        if self._asked_dtype not in (None, known):
+            raise EpochMismatch(
+                f"the run in {self.outdir} has dtype {known}, and {self._asked_dtype} was asked for; leave it out"
+            )
 
-    def _show_info(self, info: Mapping[str, object]) -> None:
-        for name, value in info.items():
+    def _write(self, face: DefaultBackend[Epoch], recorded: Recorded) -> None:
+        self._written = WrittenRun(face, recorded, max_bytes=self._max_bytes, max_age_s=self._max_age_s)
+        self._source, self._replaces = self._written, True
+        for name, value in recorded.info.items():
             setattr(self, name, value)
 
     def __enter__(self) -> Self:
@@ -140,10 +159,17 @@ class ErynBackend(Backend):  # type: ignore[misc]  # Eryn has no types
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        if self._written is None or self._written.service.is_of_this_process:  # a forked child has nothing to close
+            self.close()
 
     def __repr__(self) -> str:
-        return f"<ErynBackend of {self.outdir}>"
+        state = self._written.face.status if self._written is not None else "only read"
+        return f"<{type(self).__name__} of {self.outdir}: {state}>"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """A copy, in another process for example, only reads: a run has one writer."""
+        missing = self.store_missing_leaves
+        return type(self), (self.outdir, None, True, None, self.compression, self.compression_opts, missing)
 
     # ---- beginning -----------------------------------------------------------------------------------------------
 
@@ -160,7 +186,7 @@ class ErynBackend(Backend):  # type: ignore[misc]  # Eryn has no types
         key_order: Mapping[str, Iterable[str | int]] | None = None,
         **info: object,
     ) -> None:
-        """Start an empty chain. A run that is there is replaced when the first step is written.
+        """Start empty. Removes the run that is there.
 
         Args:
             nwalkers: walkers at each temperature.
@@ -175,46 +201,64 @@ class ErynBackend(Backend):  # type: ignore[misc]  # Eryn has no types
             info: anything else that an epoch can hold. It is kept with the run, and set as attributes here.
 
         Raises:
-            RuntimeError: the backend only reads.
+            RuntimeError: this only reads.
             ValueError: the numbers and names contradict each other.
             NotStorable: a name or an item of `info` can't be stored (a `TypeError`).
             RunExists: somebody else began a run in the folder (a `FileExistsError`).
+            WriteFailed, NotWritten: removing the files failed (an `OSError`).
         """
         self._check_may_write()
+        dtype = np.dtype(np.float64) if self._asked_dtype is None else self._asked_dtype
         ensemble = ensemble_of(
             nwalkers, ndims, nleaves_max, ntemps, branch_names,
-            nbranches=nbranches, rj=rj, moves=moves, key_order=key_order, dtype=self._given_dtype or np.dtype(float),
+            nbranches=nbranches, rj=rj, moves=moves, key_order=key_order, dtype=dtype,
         )  # fmt: skip
         flatten({"info": info})
-        self.close()
         options = {**self._options, "chains": ensemble.chains, "parameters": ensemble.parameters(self._parameters)}
-        options["mode"] = "w" if self._may_replace else "x"
-        backend: DefaultBackend[Epoch] = DefaultBackend(0, outdir=self.outdir, **options)
-        self._writing = Writing(backend, Recorded(ensemble, info, nothing_counted(ensemble)), **self._gather)
-        self._may_replace = True
-        self._show_info(info)
+        if self._written is not None:
+            self._written.face.reset()
+            self.close()
+        if not self._replaces:
+            self._check_none_began()
+        options["mode"] = "w"  # what is there, if anything is, has no steps
+        face: DefaultBackend[Epoch] = DefaultBackend(0, outdir=self.outdir, **options)
+        self._write(face, Recorded(ensemble, info, nothing_counted(ensemble)))
+
+    def _check_none_began(self) -> None:
+        run = StoredRun(self.outdir)
+        try:
+            if run.recorded is not None:
+                raise RunExists(f"somebody else began a run in {self.outdir} since this backend was made")
+        finally:
+            run.close()
 
     def reset_base(self) -> None:
-        """Start an empty chain with what the last one was started with."""
-        kwargs: dict[str, Any] = self.reset_kwargs
-        self.reset(*self.reset_args, **kwargs)
+        """Start empty, with what the last chain was started with."""
+        args, kwargs = self.reset_args, self.reset_kwargs
+        self.reset(*args, **kwargs)
 
     def _check_may_write(self) -> None:
         if self.read_only:
-            raise RuntimeError(f"{self!r} was opened with read_only=True; open it without, to change the run")
+            raise RuntimeError(f"the backend of {self.outdir} only reads; open it with read_only=False to write")
 
     # ---- adding --------------------------------------------------------------------------------------------------
 
-    def grow(self, ngrow: int, blobs: Array | None) -> None:  # noqa: ARG002  # there is always room
-        """Say what blobs the next steps have: `(ntemps, nwalkers, ...)`, or None.
+    def grow(self, ngrow: int, blobs: Array | None) -> None:  # noqa: ARG002  # Eryn's signature
+        """Get ready for more steps. There is nothing to make room for; what blobs they have is noted.
+
+        Args:
+            ngrow: how many steps.
+            blobs: those of one step, `(ntemps, nwalkers, ...)`, or None.
 
         Raises:
-            ValueError: there were none in the steps before, or other ones.
+            ValueError: earlier steps had others, or none.
+            NotStorable: blobs that can't be stored (a `TypeError`).
+            RuntimeError: this only reads.
         """
-        writing = self._to_write()
+        written = self._writable()
         self._check_blobs(blobs)
         if blobs is not None:
-            writing.expect_blobs(np.asarray(blobs))
+            written.expect_blobs(np.asarray(blobs))
 
     def save_step(
         self,
@@ -224,279 +268,85 @@ class ErynBackend(Backend):  # type: ignore[misc]  # Eryn has no types
         swaps_accepted: Numbers | None = None,
         moves_accepted_fraction: Mapping[str, Array] | None = None,
     ) -> None:
-        """Copy one step of the sampler; it may change its arrays afterwards.
+        """Save a step. It is copied, and seen by every later read; it is on disk after `max_step_age_s` at the latest.
+
+        It waits only when the disk is so far behind that the mailbox is full.
 
         Args:
-            state: where the walkers are, `State` of Eryn's.
-            accepted: proposals within a model that each walker accepted since the last step, `(ntemps, nwalkers)`.
+            state: an `eryn.state.State`: where the walkers are.
+            accepted: how many proposals within a model each walker accepted in this step, `(ntemps, nwalkers)`.
             rj_accepted: the same, of proposals between models.
-            swaps_accepted: accepted swaps between neighbouring temperatures, `(ntemps - 1,)`.
-            moves_accepted_fraction: name of a move -> what it accepted so far, `(ntemps, nwalkers)`.
-
-        Cost: a copy. It waits for no disk, unless the mailbox is full.
+            swaps_accepted: swaps between neighbouring temperatures, `(ntemps - 1,)`.
+            moves_accepted_fraction: name of a move -> the part it accepted so far, `(ntemps, nwalkers)`.
 
         Raises:
             ValueError: something has another shape than `reset` and `grow` said.
-            MailboxFull, WriteFailed, Closed: see `DefaultBackend.ingest`.
+            RuntimeError: this only reads.
+            MailboxFull, WriteFailed, Closed, Forked: see `DefaultBackend.ingest`. The step wasn't saved.
         """
-        writing = self._to_write()
+        written = self._writable()
         self._check(state, accepted, rj_accepted=rj_accepted, swaps_accepted=swaps_accepted)
-        ensemble = writing.ensemble
+        ensemble, before = written.ensemble, written.counted
         if moves_accepted_fraction is not None and ensemble.moves is None:
             raise ValueError("moves_accepted_fraction was given, and reset() was told of no moves")
-        before = writing.recorded().counted
-        writing.steps.add(
-            _samples_of(state, ensemble, self.store_missing_leaves),
-            Counted(
-                before.accepted + accepted,
-                before.swaps_accepted + (0 if swaps_accepted is None else swaps_accepted),
-                None if before.rj_accepted is None or rj_accepted is None else before.rj_accepted + rj_accepted,
-                _fractions(before.moves, moves_accepted_fraction),
-                None if state.random_state is None else tuple(state.random_state),
-                cast("RandomState", np.random.get_state()),  # noqa: NPY002  # Eryn's moves draw from that one
-            ),
+        swaps: Numbers = np.zeros(ensemble.ntemps - 1) if swaps_accepted is None else swaps_accepted
+        step = _samples_of(state, ensemble, self.store_missing_leaves)
+        step |= {ACCEPTED: np.reshape(accepted, -1), SWAPS_ACCEPTED: swaps}
+        jumps = None
+        if before.rj_accepted is not None and rj_accepted is not None:
+            step[RJ_ACCEPTED] = np.reshape(rj_accepted, -1)
+            jumps = before.rj_accepted + rj_accepted
+        counted = Counted(
+            before.accepted + accepted,
+            before.swaps_accepted + swaps,
+            jumps,
+            _fractions(before.moves, moves_accepted_fraction),
+            None if state.random_state is None else tuple(state.random_state),
+            cast("RandomState", np.random.get_state()),  # noqa: NPY002  # Eryn's moves draw from that one
         )
+        written.steps.add(step, counted)
 
-    def _to_write(self) -> Writing:
-        self._check_may_write()
-        if self._writing is None:
-            raise AttributeError(f"{self!r} isn't open for writing: call reset(), or open it again")
-        return self._writing
+    def flush(self, publish: bool = False) -> None:
+        """Wait until all steps saved so far survive a power cut. See `DefaultBackend.flush`."""
+        written = self._writable()
+        written.steps.hand_over()
+        written.face.flush(publish)
 
-    # ---- the disk ------------------------------------------------------------------------------------------------
-
-    def flush(self) -> None:
-        """Wait until every step that was saved survives a power cut.
-
-        Raises:
-            WriteFailed: an attempt made since failed (an `OSError`); nothing is dropped and the attempts go on.
-        """
-        if self._writing is not None:
-            self._writing.steps.hand_over()
-            self._writing.backend.flush()
+    @property
+    def status(self) -> "Status":
+        """What the writer is doing; never waits. Steps that are only gathered so far aren't in its counts."""
+        return self._writable().face.status
 
     def close(self, timeout_s: float | None = 60) -> None:
-        """Write all, publish, and let the folder go; idempotent. The chain can be read afterwards.
+        """Write all, publish, and let the folder go; idempotent. Reading goes on, from the folder.
 
         Raises:
-            NotWritten: not all was written in time (a `TimeoutError`). The attempts go on; call it again.
+            NotWritten: not all was written in time (a `TimeoutError`); the attempts go on.
         """
-        if self._writing is not None:
-            self._writing.backend.close(timeout_s)
-            self._writing = None
-        if self._reading is not None:
-            self._reading.close()
-            self._reading = None
+        if self._written is not None:
+            self._written.face.close(timeout_s)
+            self._written = None
+            self._source = StoredRun(self.outdir)
+        elif isinstance(self._source, StoredRun):
+            self._source.close()
 
-    @property
-    def status(self) -> Status | None:
-        """What the writer is doing; None while nothing is written."""
-        return None if self._writing is None else self._writing.backend.status
-
-    # ---- what the run is -----------------------------------------------------------------------------------------
-
-    @property
-    def initialized(self) -> bool:
-        """Whether there is a run: `reset` was called, or the folder had one."""
-        return self._found() is not None
-
-    def _found(self) -> Writing | Reading | None:
-        """Where to read from: what is being written, or what is in the folder."""
-        if self._writing is not None:
-            return self._writing
-        if self._reading is None:
-            try:
-                self._reading = Reading(open_run(self.outdir))
-            except FileNotFoundError:
-                return None
-        return self._reading if self._reading.iteration else None
-
-    def _source(self) -> Writing | Reading:
-        found = self._found()
-        if found is None:
-            raise AttributeError(f"there is no chain in {self.outdir} yet: run the sampler with store=True first")
-        return found
-
-    @property
-    def _ensemble(self) -> Ensemble:
-        return self._source().recorded().ensemble
-
-    @property
-    def _counted(self) -> Counted:
-        return self._source().recorded().counted
-
-    @property
-    def iteration(self) -> int:
-        """Steps that are there."""
-        return self._source().iteration
-
-    @property
-    def dtype(self) -> np.dtype[np.generic]:
-        """Of all numbers but blobs."""
-        found = self._found()
-        return dtype_from_text(found.recorded().ensemble.dtype) if found else self._given_dtype or np.dtype(float)
-
-    @property
-    def nwalkers(self) -> int:
-        """Walkers at each temperature."""
-        return self._ensemble.nwalkers
-
-    @property
-    def ntemps(self) -> int:
-        """Temperatures."""
-        return self._ensemble.ntemps
-
-    @property
-    def branch_names(self) -> list[str]:
-        """Names of the branches."""
-        return [branch.name for branch in self._ensemble.branches]
-
-    @property
-    def nbranches(self) -> int:
-        """How many branches there are."""
-        return len(self._ensemble.branches)
-
-    @property
-    def ndims(self) -> dict[str, int]:
-        """Of each branch: parameters of a leaf."""
-        return {branch.name: branch.ndim for branch in self._ensemble.branches}
-
-    @property
-    def nleaves_max(self) -> dict[str, int]:
-        """Of each branch: the most leaves."""
-        return {branch.name: branch.nleaves_max for branch in self._ensemble.branches}
-
-    @property
-    def shape(self) -> dict[str, tuple[int, int, int, int]]:
-        """Of each branch: temperatures, walkers, leaves, parameters."""
-        return self._ensemble.shape
-
-    @property
-    def rj(self) -> bool:
-        """Whether leaves come and go."""
-        return self._ensemble.rj
-
-    @property
-    def key_order(self) -> dict[str, list[str | int]] | None:
-        """Of each branch: what its parameters are called."""
-        order = self._ensemble.key_order
-        return None if order is None else {name: list(keys) for name, keys in order.items()}
-
-    @property
-    def move_keys(self) -> list[str]:
-        """Names of the moves that are tracked."""
-        return list(self._ensemble.moves or ())
-
-    @property
-    def reset_args(self) -> tuple[int, dict[str, int]]:
-        """What `reset` was called with."""
-        return self.nwalkers, self.ndims
-
-    @property
-    def reset_kwargs(self) -> dict[str, object]:
-        """What else `reset` was called with."""
-        ensemble, info, _ = self._source().recorded()
-        moves = None if ensemble.moves is None else list(ensemble.moves)
-        shape = {"nleaves_max": self.nleaves_max, "ntemps": ensemble.ntemps, "branch_names": self.branch_names}
-        return {**shape, "rj": ensemble.rj, "moves": moves, "key_order": self.key_order, **info}
-
-    # ---- what was counted ----------------------------------------------------------------------------------------
-
-    @property
-    def accepted(self) -> Numbers:
-        """Accepted proposals within a model, `(ntemps, nwalkers)`."""
-        return self._counted.accepted.copy()
-
-    @property
-    def rj_accepted(self) -> Numbers | None:
-        """Accepted proposals between models, `(ntemps, nwalkers)`; None without reversible jumps."""
-        counted = self._counted.rj_accepted
-        return None if counted is None else counted.copy()
-
-    @property
-    def swaps_accepted(self) -> Numbers:
-        """Accepted swaps between neighbouring temperatures, `(ntemps - 1,)`."""
-        return self._counted.swaps_accepted.copy()
-
-    @property
-    def move_info(self) -> dict[str, dict[str, Numbers]] | None:
-        """Of each move that is tracked: `{"acceptance_fraction": (ntemps, nwalkers)}`."""
-        moves = self._counted.moves
-        return None if moves is None else {name: {"acceptance_fraction": each.copy()} for name, each in moves.items()}
-
-    def get_move_info(self) -> dict[str, dict[str, Numbers]] | None:
-        """See `move_info`."""
-        return self.move_info
-
-    @property
-    def random_state(self) -> RandomState | None:
-        """Of the sampler's generator after the newest step; a sampler that goes on takes it from here."""
-        return self._counted.random_state
-
-    @property
-    def numpy_random_state(self) -> RandomState | None:
-        """Of NumPy's global generator after the newest step, for `numpy.random.set_state`.
-
-        Eryn's stretch moves and its swaps of temperatures draw from that one. Who sets it before going on goes on as
-        if the sampler had never stopped.
-        """
-        return self._counted.numpy_state
-
-    def has_blobs(self) -> bool:
-        """Whether the steps have blobs."""
-        return self._ensemble.blobs is not None
-
-    # ---- reading -------------------------------------------------------------------------------------------------
-
-    def get_value(
-        self,
-        name: str,
-        thin: int = 1,
-        discard: int = 0,
-        slice_vals: "int | slice | npt.ArrayLike | None" = None,
-        temp_index: int | None = None,
-        branch_names: str | Iterable[str] | None = None,
-    ) -> Any:
-        """Something of each step: all `get_...` methods take these arguments, but for `name`.
-
-        Args:
-            name: "chain" or "inds", each a dict by branch; "log_like", "log_prior", "betas", "blobs".
-            thin: take every `thin`-th step.
-            discard: leave out so many steps first.
-            slice_vals: which steps, in place of `thin` and `discard`: a number, a slice, numbers, or a bool for each.
-            temp_index: one temperature; by default all, as an axis.
-            branch_names: one branch or some; by default all.
-
-        Returns:
-            Arrays `(nsteps, ntemps, nwalkers, ...)`, `(nsteps, ntemps)` of betas. None of blobs if there are none.
-            Betas are NaN where the sampler had no temperatures.
+    def open(self, mode: str = "r") -> None:
+        """Not for a run: it isn't one HDF5 file. `posterity.open_run` gives what can be read from it.
 
         Raises:
-            AttributeError: no step was saved yet.
-            KeyError: there is no such name, or no such branch.
-            IndexError: there is no such step, or no such temperature.
+            io.UnsupportedOperation: always (an `OSError`).
         """
-        source = self._source()
-        ensemble = source.recorded().ensemble
-        if source.iteration <= 0:
-            raise AttributeError(f"no step was saved in {self.outdir} yet: run the sampler with store=True first")
-        if name == "blobs" and ensemble.blobs is None:
-            return None
-        places = ensemble.places(name, branch_names)
-        temperature = None if temp_index is None else range(ensemble.ntemps)[temp_index]
-        chains = ensemble.chosen_chains(temperature, one_each=name == "betas")
-        choose = partial(chosen_steps, discard=discard, thin=thin, slice_vals=slice_vals)
-        samples = source.read([place.samples for place in places.values()], choose, chains)
-        ahead = () if temp_index is not None else (ensemble.ntemps,)
-        values = {key: from_samples(samples[place.samples], (*ahead, *place.axes)) for key, place in places.items()}
-        return values if name in ("chain", "inds") else values[name]
+        raise io.UnsupportedOperation(
+            f"{self.outdir} is a run folder and no HDF5 file to open with mode {mode!r}; use posterity.open_run"
+        )
 
-    def get_a_sample(self, it: int) -> "State":
-        """The state of the sampler after a step, counted from 0; its random state is that of the newest."""
-        sample = super().get_a_sample(it)
-        if np.isnan(sample.betas).all():
-            sample.betas = None  # the sampler has no temperatures, and wouldn't take any
-        return sample
+    def _writable(self) -> WrittenRun:
+        self._check_may_write()
+        if self._written is not None:
+            return self._written
+        if self.initialized:
+            raise Closed(f"the backend of {self.outdir} was closed; open it again to go on")
+        raise AttributeError(f"{self.outdir} holds no run yet: call reset() first, as a sampler does")
 
 
 def _samples_of(state: "State", ensemble: Ensemble, missing: float) -> "dict[str, npt.ArrayLike]":
@@ -522,3 +372,14 @@ def _fractions(known: dict[str, Numbers] | None, given: Mapping[str, Array] | No
     if known is None or given is None:
         return known
     return {name: np.array(given[name], float) for name in known}
+
+
+def _run_folder(outdir: str | os.PathLike[str], name: str | None) -> Path:
+    folder = Path(os.fsdecode(outdir)).absolute()
+    if name is not None:
+        if not name or name.startswith(".") or "/" in name or "\0" in name:
+            raise ValueError(f"name must be a plain, visible folder name, got {name!r}")
+        folder /= name
+    if folder.is_file():
+        raise NotADirectoryError(f"{folder} is a file and no run folder")
+    return folder
