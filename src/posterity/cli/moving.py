@@ -57,12 +57,12 @@ def import_(
     compression: Annotated[str | None, Parameter(help="gzip, zstd or auto; none, if left out.")] = None,
     json: Json = False,
 ) -> Exit:
-    """Make a run of what jexplore or emcee wrote.
+    """Make a run of what jexplore, emcee or Eryn wrote.
 
     What it is, is seen from the source, which stays as it is.
 
     Args:
-        source: a folder of jexplore's, or a file of emcee's `HDFBackend`.
+        source: a folder of jexplore's, or a file of emcee's `HDFBackend` or of Eryn's.
         run: the run folder to make.
     """
     from posterity.importing import importer_of
