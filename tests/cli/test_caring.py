@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 from runs import draws, write_run
 
@@ -78,7 +79,7 @@ def test_compacting_gives_back_what_a_kill_left(cli, tmp_path):
         "if burn == 399 else None; backend.update()\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
-    ended = subprocess.run([sys.executable, "-c", code, sys.path[0], str(tmp_path / "run")], check=False)
+    ended = subprocess.run([sys.executable, "-c", code, str(Path(__file__).parent), str(tmp_path / "run")], check=False)
     assert ended.returncode == -signal.SIGKILL
     before = run_info(tmp_path / "run")
     assert before.dead_bytes > 0

@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -66,7 +67,7 @@ def test_a_writer_that_was_killed_writes_no_more(tmp_path):
         "import os, signal, sys\nsys.path.insert(0, sys.argv[1])\nfrom runs import write_run\n"
         "write_run(sys.argv[2], close=False)\nos.kill(os.getpid(), signal.SIGKILL)"
     )
-    subprocess.run([sys.executable, "-c", code, sys.path[0], str(tmp_path / "run")], check=False)
+    subprocess.run([sys.executable, "-c", code, str(Path(__file__).parent), str(tmp_path / "run")], check=False)
     assert (tmp_path / "run" / "posterity.lock").read_bytes()
     assert run_info(tmp_path / "run").writer is None
 
