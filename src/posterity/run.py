@@ -201,7 +201,7 @@ class Run(Reads[EpochT]):
 class _Watch(Generic[EpochT]):
     """When to look at a run again, and whether what is there is news."""
 
-    def __init__(self, run: Run[EpochT], min_samples: int, every_s: float, diagnosis: Diagnosis | None) -> None:
+    def __init__(self, run: Run[EpochT], min_samples: int, every_s: float, diagnosis: Diagnosis | None = None) -> None:
         self._run = run
         self._min_samples = min_samples
         self._every_s = every_s
