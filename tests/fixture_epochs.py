@@ -1,12 +1,30 @@
 """The epochs in `fixtures`, which version 0.1.0 wrote with `epochs_per_file=2` and a burn of 4.
 
 `EPOCHS` are in `version-1`. `PACKED_EPOCHS` are in `version-2`: the first file is compressed with gzip, the second one
-with zstd and shuffle. The files are never written again: each later version must read them.
+with zstd and shuffle. `EPOCHS` are in `version-3` once more, with `METADATA`. The files are never written again: each
+later version must read them.
 """
 
 import numpy as np
 
+from posterity import Metadata, Parameter
+
 BURN = 4
+METADATA = Metadata(
+    parameters={
+        "p": (
+            Parameter("m1", "Primary mass", "Msun", r"m_1"),
+            Parameter("m2", "Secondary mass", "Msun"),
+            Parameter("\u03c7"),
+        ),
+        "ll": (Parameter("ll"),),
+    },
+    chains={"temperature": 2, "walker": 1},
+    attributes={"model": "\u03b2", "nan": float("nan"), "nested": {"list": [1, 2.5, None, True]}},
+    versions={"posterity": "0.1.0", "python": "3.11.7", "numpy": "2.4.6", "h5py": "3.16.0"},
+    host="node17",
+    started_at=1795864889.25,
+)
 
 
 def _epoch(index):

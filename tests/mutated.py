@@ -152,16 +152,16 @@ def limit_memory():
 def main(kind, folder, first, count):
     logging.disable()
     warnings.simplefilter("ignore")
-    version_1 = FIXTURES / "version-1"
+    source = FIXTURES / ("version-1" if kind == "file" else "version-3")
     foreign = {
         "jexplore": (FIXTURES / "jexplore-0.0.3" / "epochs_2.h5").read_bytes,
-        "ours": (version_1 / "epochs_1.h5").read_bytes,
+        "ours": (FIXTURES / "version-3" / "epochs_1.h5").read_bytes,
         "repacked": lambda: repacked(folder / "x.h5"),
     }
     name = "epochs_1.h5" if kind == "file" else journal.NAME
-    data = foreign[kind]() if kind in foreign else (version_1 / name).read_bytes()
+    data = foreign[kind]() if kind in foreign else (source / name).read_bytes()
     if kind not in foreign:
-        shutil.copytree(version_1, folder / "whole")
+        shutil.copytree(source, folder / "whole")
     limit_memory()
     for seed in range(first, first + count):
         rng = random.Random(seed)

@@ -36,6 +36,7 @@ from posterity.journal import (
     encode_header,
 )
 from posterity.layout import encode_items
+from posterity.metadata import Metadata
 from posterity.registry import Registry, Series, span_of
 from posterity.tree import flatten
 
@@ -63,7 +64,10 @@ TWO = [*START, Stored(0, 0, 10, 800, place()), Stored(1, 10, 20, 1600, place(bas
 def test_a_run_that_began_is_empty():
     """The first record says who the run is and what it owes."""
     registry = catalog_of().registry()
-    assert registry == Registry(generation=3, burn=5, asked_burn=4, stored_burn=5, stored_asked_burn=4)
+    metadata = Metadata(started_at=BEGAN.began_at)
+    assert registry == Registry(
+        generation=3, burn=5, asked_burn=4, stored_burn=5, stored_asked_burn=4, metadata=metadata
+    )
 
 
 def test_the_records_make_the_registry():
@@ -90,7 +94,7 @@ def test_a_burn_is_never_lowered():
 def test_a_reset_forgets_what_was_before():
     """The last beginning counts."""
     catalog = replayed([BEGAN, *TWO, Began(RUN, 4, "epochs_%d.h5", 0, 0, 2e9), Grouped(0, 1, 7)])
-    assert catalog.registry() == Registry(generation=4, series=(Series(0, 1, 7),))
+    assert catalog.registry() == Registry(generation=4, series=(Series(0, 1, 7),), metadata=Metadata(started_at=2e9))
     assert (catalog.places, catalog.specs, catalog.numbers()) == ([], [], set())
 
 

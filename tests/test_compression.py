@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import textwrap
+import time
 
 import h5py
 import numpy as np
@@ -30,6 +31,7 @@ from posterity import (
 from posterity.codec import Packing
 from posterity.disk import Disk
 from posterity.epochreader import Reader
+from posterity.metadata import Metadata
 from smallchunks import small_chunks
 
 LENGTHS = [30, 40, 50, 30]
@@ -50,6 +52,12 @@ CODECS = pytest.mark.parametrize(
 def _small_chunks():
     with small_chunks():
         yield
+
+
+@pytest.fixture
+def without_metadata(monkeypatch):
+    """Runs of which nothing is known but when they began, as earlier versions made them."""
+    monkeypatch.setattr("posterity.metadata.begun", lambda _: Metadata(started_at=time.time()))
 
 
 def epochs_of(lengths=LENGTHS):
@@ -137,7 +145,7 @@ def test_burn_cuts_compressed_epochs(tmp_path, options, burn):
     check(tmp_path, burn=burn)
     left = packings(tmp_path)
     assert left == was[len(was) - len(left) :]
-    assert {version_of(path) for path in tmp_path.glob("*.h5")} == {2}
+    assert {version_of(path) for path in tmp_path.glob("*.h5")} == {3}
 
 
 @CODECS
@@ -157,7 +165,7 @@ def test_a_run_mixes_compressions(tmp_path, options):
     assert packings(tmp_path)[6:] == [None]
 
 
-def test_a_file_that_was_begun_without_goes_on_without(tmp_path):
+def test_a_file_that_was_begun_without_goes_on_without(tmp_path, without_metadata):
     """Who knows the first format only may be reading it; unless it has to be copied."""
     epochs = epochs_of([30] * 5)
     with DefaultBackend(outdir=tmp_path / "run", epochs_per_file=3) as backend:
@@ -176,19 +184,19 @@ def test_a_file_that_was_begun_without_goes_on_without(tmp_path):
 # ---- versions --------------------------------------------------------------------------------------------------------
 
 
-def test_without_compression_nothing_changes(tmp_path):
+def test_without_compression_nothing_changes(tmp_path, without_metadata):
     """Files and journal are of the first version, for those who know no other."""
     write(tmp_path)
     assert [version_of(tmp_path / name) for name in ("epochs_1.h5", "epochs_2.h5", journal.NAME)] == [1, 1, 1]
 
 
-def test_who_does_not_know_compression_is_told(tmp_path, monkeypatch):
+def test_who_does_not_know_compression_is_told(tmp_path, monkeypatch, without_metadata):
     """A run in which compression begins gets a journal of the second version before anything else."""
     write(tmp_path, EPOCHS[:2])
     write(tmp_path, EPOCHS[2:], compression="gzip")
     assert [version_of(tmp_path / name) for name in ("epochs_1.h5", "epochs_2.h5", journal.NAME)] == [1, 2, 2]
     monkeypatch.setattr(journal, "VERSION", 1)
-    monkeypatch.setattr("posterity.epochreader.PACKED_VERSION", 1)
+    monkeypatch.setattr("posterity.epochreader.METADATA_VERSION", 1)
     with pytest.raises(NewerFormat):
         open_run(tmp_path)
     with pytest.raises(NewerFormat):
@@ -196,7 +204,7 @@ def test_who_does_not_know_compression_is_told(tmp_path, monkeypatch):
     assert_same(read_epoch(tmp_path / "epochs_1.h5"), EPOCHS[1])
 
 
-def test_a_journal_goes_back_when_nothing_is_compressed_any_more(tmp_path, monkeypatch):
+def test_a_journal_goes_back_when_nothing_is_compressed_any_more(tmp_path, monkeypatch, without_metadata):
     """A new one has the version that what is in it needs."""
     write(tmp_path, EPOCHS, epochs_per_file=1, compression="gzip")
     monkeypatch.setattr("posterity.store._is_long", lambda _: True)
@@ -381,7 +389,7 @@ def test_a_damaged_journal_is_repaired(tmp_path, options):
     (tmp_path / journal.NAME).write_bytes(data)
     repair(tmp_path)
     check(tmp_path)
-    assert version_of(tmp_path / journal.NAME) == 2
+    assert version_of(tmp_path / journal.NAME) == 3
 
 
 @CODECS

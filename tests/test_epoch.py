@@ -103,10 +103,10 @@ def test_an_epoch_comes_back_from_its_dict(kind):
 
 def test_a_dict_is_an_epoch():
     """A dict with samples is checked: its chains, samples, and the dim and dtype of each name are known."""
-    prepared = prepare({"samples": samples() | {"ll": np.zeros((3, 1, 5), "f4")}, "x": 1}, save_stats=True)
-    assert (prepared.nchain, prepared.nsamples) == (3, 5)
-    assert prepared.shapes == {"p": (2, "<f8"), "ll": (1, "<f4")}
-    assert prepared.nbytes == 3 * 2 * 5 * 8 + 3 * 5 * 4 + 8
+    kind = prepare({"samples": samples() | {"ll": np.zeros((3, 1, 5), "f4")}, "x": 1}, save_stats=True).kind
+    assert (kind.nchain, kind.nsamples) == (3, 5)
+    assert kind.shapes == {"p": (2, "<f8"), "ll": (1, "<f4")}
+    assert kind.nbytes == 3 * 2 * 5 * 8 + 3 * 5 * 4 + 8
 
 
 def test_an_object_is_asked_for_its_dict():
@@ -118,7 +118,7 @@ def test_an_object_is_asked_for_its_dict():
             return 5, 0, {"samples": samples()}
 
     epoch = Object()
-    assert prepare(epoch, save_stats=False).nsamples == 5
+    assert prepare(epoch, save_stats=False).kind.nsamples == 5
     assert epoch.asked == (0, False)
 
 
@@ -126,7 +126,7 @@ def test_an_object_is_asked_for_its_dict():
 def test_stats_are_left_out_when_they_are_not_wanted(save_stats):
     """Also those that a dict or an object brings all the same; the caller's dict stays as it is."""
     data = {"samples": samples(), "stats": {"a": 1}}
-    items = prepare(data, save_stats=save_stats).items
+    items = prepare(data, save_stats=save_stats).kind.items
     assert any(item.path == "stats/a" for item in items) is save_stats
     assert "stats" in data
 
@@ -178,7 +178,7 @@ def test_samples_that_disagree_are_refused(data, says):
 def test_samples_without_dimensions_are_samples():
     """A name may have dim 0, and NaN is data."""
     data = {"samples": {"p": np.full((2, 1, 3), np.nan), "none": np.zeros((2, 0, 3))}}
-    assert prepare(data, save_stats=True).shapes == {"p": (1, "<f8"), "none": (0, "<f8")}
+    assert prepare(data, save_stats=True).kind.shapes == {"p": (1, "<f8"), "none": (0, "<f8")}
 
 
 def test_what_cannot_be_stored_is_refused_by_its_path():
@@ -197,7 +197,7 @@ def test_what_is_owned_is_what_was_given(others, copy):
     epoch = {**others, "samples": samples()}
     held = own(epoch, copy=copy)
     assert all(array.flags.c_contiguous for array in held.arrays())
-    assert held.nbytes == sum(array.nbytes for array in held.arrays())
+    assert held.kind.nbytes == sum(array.nbytes for array in held.arrays())
     storable.assert_same(to_dict(held.layout, held.arrays()), epoch)
 
 
@@ -373,7 +373,7 @@ def test_the_shapes_of_a_layout_are_those_of_the_epoch():
     prepared = prepare({"samples": samples() | {"q": np.zeros((3, 7, 5), "i2")}, "x": 1}, save_stats=True)
     held = prepared.own(Buffers(0), copy=True)
     assert isinstance(held, Held)
-    assert sample_shapes(held.layout) == (prepared.nchain, prepared.shapes)
+    assert sample_shapes(held.layout) == (prepared.kind.nchain, prepared.kind.shapes)
 
 
 def test_a_layout_without_samples_has_no_chains():

@@ -1,21 +1,27 @@
 """Files that earlier versions and jexplore wrote must open for years: those in `fixtures` are never written again."""
 
 import shutil
+import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from fixture_epochs import BURN, EPOCHS, PACKED_EPOCHS
+from fixture_epochs import BURN, EPOCHS, METADATA, PACKED_EPOCHS
 from known import assert_same
-from posterity import Burned, DefaultBackend, NewerFormat, journal, open_run, read_epoch, verify
+from posterity import Burned, DefaultBackend, Metadata, NewerFormat, journal, open_run, read_epoch, verify
 from posterity.disk import Disk
 from posterity.epochreader import Reader
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
 
-VERSIONS = {"version-1": EPOCHS, "version-2": PACKED_EPOCHS}
+VERSIONS = {"version-1": EPOCHS, "version-2": PACKED_EPOCHS, "version-3": EPOCHS}
+
+
+def version_of(path):
+    """The format version in the head of a file, or of the journal."""
+    return struct.unpack_from("<I", path.read_bytes(), 8 if path.name == journal.NAME else 72)[0]
 
 
 def cut(epoch, burned):
@@ -86,6 +92,47 @@ def test_files_of_version_2_are_compressed(tmp_path, name, codec):
     assert layout.packing.codec == codec
     assert len(layout.grids) == 6
     assert max(grid.nchunks for grid in layout.grids.values()) > 1
+
+
+@pytest.mark.parametrize("without", [[], [journal.NAME], [journal.NAME, "epochs_2.h5"]], ids=len)
+def test_metadata_of_version_3_are_read(tmp_path, without):
+    """From the journal, or from the files if it is lost; a number that is none comes back as such."""
+    folder = shutil.copytree(FIXTURES / "version-3", tmp_path / "run")
+    for name in without:
+        (folder / name).unlink()
+    with DefaultBackend(outdir=folder) as backend:
+        assert repr(backend.metadata) == repr(METADATA)
+    with open_run(folder) as run:
+        assert repr(run.metadata) == repr(METADATA)
+
+
+@pytest.mark.parametrize("name", ["version-1", "version-2"])
+def test_a_run_of_an_earlier_version_stays_one(tmp_path, name):
+    """Who goes on with it and gives no metadata disturbs nobody who knows no others; its start is known."""
+    folder = shutil.copytree(FIXTURES / name, tmp_path / "run")
+    with DefaultBackend(outdir=folder, epochs_per_file=2) as backend:
+        backend.ingest(VERSIONS[name][0])
+        began_at = backend.metadata.started_at
+        assert backend.metadata == Metadata(started_at=began_at)
+        assert began_at > 1.7e9
+    assert {version_of(path) for path in folder.glob("*.h5")} <= {1, int(name[-1])}
+    assert version_of(folder / journal.NAME) == int(name[-1])
+
+
+@pytest.mark.parametrize("name", ["version-1", "version-2"])
+def test_a_run_of_an_earlier_version_gets_metadata(tmp_path, name):
+    """Given later they are kept: in a journal of the present version, and in the files that are written from then on."""
+    folder = shutil.copytree(FIXTURES / name, tmp_path / "run")
+    with DefaultBackend(outdir=folder, epochs_per_file=2, parameters=["a", "b", "c"], chains={"walker": 2}) as backend:
+        backend.flush()
+        assert version_of(folder / journal.NAME) == 3
+        backend.ingest(VERSIONS[name][0])
+        given = backend.metadata
+    assert [version_of(folder / f"epochs_{n}.h5") for n in (1, 2)] == [int(name[-1]), 3]
+    assert verify(folder).is_good
+    with open_run(folder) as run:
+        assert run.metadata == given
+        assert [each.name for each in given.parameters["p"]] == ["a", "b", "c"]
 
 
 def test_a_journal_of_a_later_version_is_refused(version_1):

@@ -11,6 +11,7 @@ from posterity import journal
 from posterity.disk import Disk
 from posterity.errors import Damaged, NewerFormat
 from posterity.journal import (
+    Annotated,
     Began,
     Burned,
     Described,
@@ -30,7 +31,7 @@ from posterity.journal import (
 BEGAN = Began(b"0123456789abcdef", 0, "epochs_%d.h5", 0, 0, 1e9)
 PLACE = Place(1, 0, 128, 0, 0, b"12345678")
 BATCHES = [
-    [BEGAN, Grouped(0, 1, 2)],
+    [BEGAN, Annotated('{"host":"h"}'), Grouped(0, 1, 2)],
     [Described(b"spec"), Stored(0, 0, 10, 800, PLACE), Passed(1, 10, 5)],
     [Burned(12, 10), Published(1, 2)],
     [Rewritten(1, 1, 0, False, [None, PLACE]), Dropped(1)],
@@ -40,7 +41,7 @@ RECORDS = [record for batch in BATCHES for record in batch]
 
 def encoded(batches):
     """A journal with these batches, and the offsets at which they begin and end."""
-    data, offsets = encode_header(), []
+    data, offsets = encode_header(journal.VERSION), []
     for batch in batches:
         offsets.append(len(data))
         data += encode_batch(batch, len(data))
@@ -121,8 +122,8 @@ def test_a_batch_belongs_to_its_place():
 
 def test_a_later_version_is_named():
     """A journal of a later posterity raises `NewerFormat`, with both versions."""
-    data = journal._HEADER.pack(b"POSTjrnl", 3, 0) + DATA[16:]
-    with pytest.raises(NewerFormat, match="has format 3, and this posterity knows 2"):
+    data = journal._HEADER.pack(b"POSTjrnl", 4, 0) + DATA[16:]
+    with pytest.raises(NewerFormat, match="has format 4, and this posterity knows 3"):
         decode(data)
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from posterity.codec import Packing
 from posterity.errors import MissingExtra, UnknownOption
+from posterity.metadata import Parameter
 from posterity.options import Options, file_name, file_pattern, parse_options
 
 
@@ -54,6 +55,10 @@ def test_every_option_is_taken():
         "flush_on_sigterm": True,
         "reader_threads": 2,
         "trusted_classes": ("a.B",),
+        "diagnose": ("p", "ll"),
+        "parameters": {"p": (Parameter("m", unit="kg"),)},
+        "chains": {"temperature": 2, "walker": 3},
+        "attributes": {"note": "x", "nested": [1, {"a": None}]},
     }
     options = parse_options(1, "x", given_options)
     assert set(given_options) | {"burn", "outdir"} == set(Options.__struct_fields__)
@@ -72,7 +77,7 @@ def test_an_unknown_option_names_the_nearest_one(name, nearest):
 
 def test_an_option_like_no_other_lists_them_all():
     """An unknown option that is near to none gets the list."""
-    with pytest.raises(TypeError, match=r"the options are burn, outdir, .*trusted_classes"):
+    with pytest.raises(TypeError, match=r"the options are burn, outdir, .*diagnose"):
         parse_options(0, "", {"xyzzy": 1})
 
 

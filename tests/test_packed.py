@@ -200,11 +200,12 @@ def test_any_epoch_comes_back(tmp_path_factory, packing, epoch, seed):
 @packings
 @pytest.mark.parametrize("chains", [None, [0], [3, 1, 1], []])
 @pytest.mark.parametrize(("start", "thin"), [(0, 1), (0, 7), (33, 1), (31, 40), (49, 1)])
-def test_samples_are_read_as_numpy_indexes(path, packing, chains, start, thin):
-    """Any chains, from any sample on, thinned, are `array[chains, :, start::thin]`."""
+@pytest.mark.parametrize("most", [None, 1, 20])
+def test_samples_are_read_as_numpy_indexes(path, packing, chains, start, thin, most):
+    """Any chains, from any sample to any other, thinned, are `array[chains, :, start::thin]`."""
     array = walk_of(nsamples=90)
     write(path, [{"p": array}], packing)
-    expected = (array if chains is None else array[chains])[:, :, start::thin]
+    expected = (array if chains is None else array[chains])[:, :, start::thin][:, :, :most]
     into = np.zeros((expected.shape[0] * 3, expected.shape[2] + 2))
     disk = Disk(path.parent)
     disk.enter()

@@ -5,12 +5,14 @@ import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
+from posterity.metadata import Metadata
 from posterity.policy import (
     Demand,
     DropFiles,
     PublishFile,
     RewriteFile,
     StoreBurn,
+    StoreMetadata,
     WriteEpochs,
     done,
     is_met,
@@ -24,6 +26,7 @@ from posterity.registry import (
     Log,
     Registry,
     admit,
+    describe,
     mark_burn_stored,
     mark_published,
     mark_written,
@@ -233,6 +236,27 @@ def test_a_rewrite_changes_the_cuts():
     registry = run_of(4, written=4, published=4, burn=19)
     after = done(registry, planned(registry)[0])
     assert list(after.cuts) == [10, 9, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("nepochs", "written", "inmem_epochs", "is_planned"),
+    [(0, 0, 0, False), (2, 0, 5, False), (2, 0, 0, True), (2, 2, 0, True), (2, 1, 5, True)],
+)
+def test_what_the_numbers_mean_is_stored_before_them(nepochs, written, inmem_epochs, is_planned):
+    """Once there are epochs on disk, or about to be, and before anything else; somebody who flushes waits for it."""
+    registry = describe(run_of(nepochs, written=written, published=written), Metadata(host="h"))
+    actions = planned(registry, inmem_epochs=inmem_epochs)
+    assert ([StoreMetadata(registry.metadata)] == actions[:1]) is is_planned
+    assert is_met(registry, Demand(write_to=written), None) is (written == 0)
+
+
+def test_metadata_that_changed_meanwhile_are_stored_too():
+    """What was stored counts only as long as nothing else is known."""
+    first = describe(run_of(2, written=2, published=2), Metadata(host="h"))
+    action = planned(first)[0]
+    assert planned(done(first, action)) == []
+    second = describe(first, Metadata(host="h"))
+    assert planned(done(second, action)) == [StoreMetadata(second.metadata)]
 
 
 # ---- counting --------------------------------------------------------------------------------------------------------

@@ -18,14 +18,15 @@ from hypothesis import given, seed, settings
 
 from posterity import epochfile, store
 from posterity.epochreader import Reader
+from posterity.metadata import decode
 from powercut import Killed, MemoryDisk, Size, Sync, Write, power_cuts
 from smallchunks import small_chunks
 from synchronous import SynchronousRun, run_of
 
 NSTATES = 20_000  # at least; a state that another one equals isn't counted
 LARGE = 1100  # samples: their array begins at a page of its own
-SLAB = 24_000  # bytes; larger epochs are written slab by slab, and pushed to the disk
-IN_SLABS = 4000  # samples: their array is written in three slabs
+SLAB = 38_000  # bytes; larger epochs are written slab by slab, and pushed to the disk
+IN_SLABS = 2500  # samples: their array is written in two slabs
 
 COMPRESSIONS = [None, None, "gzip"]
 
@@ -34,6 +35,7 @@ OPTIONS = st.fixed_dictionaries(
         "epochs_per_file": st.integers(1, 3),
         "inmem_epochs": st.integers(0, 2),
         "compression": st.sampled_from(COMPRESSIONS),
+        "describes": st.booleans(),
     }
 )
 DEEDS = st.one_of(
@@ -52,11 +54,12 @@ DEEDS = st.one_of(
 
 
 class Durable(NamedTuple):
-    """What somebody was told that it survives a power cut."""
+    """What somebody was told that it survives a power cut. `session`: the last one that added to the metadata."""
 
     generation: int
     nepochs: int
     burn: int
+    session: int
 
 
 class Asked(NamedTuple):
@@ -65,6 +68,7 @@ class Asked(NamedTuple):
     generation: int
     lengths: list[int]
     burn: int
+    session: int
 
 
 class Workload:
@@ -72,16 +76,20 @@ class Workload:
 
     def __init__(self, options, disk=None):
         self.disk = disk or MemoryDisk()
+        self._nsessions = 0
         self._open(options)
 
     def _note(self):
         registry = self.run.registry
-        self.disk.tell(Asked(registry.generation, lengths_of(registry), registry.burn))
+        self.disk.tell(Asked(registry.generation, lengths_of(registry), registry.burn, session_of(registry.metadata)))
 
     def _note_durable(self):
-        registry = self.run.registry
-        if self.run.store.catalog is not None:
-            self.disk.tell(Durable(registry.generation, registry.nwritten, registry.stored_burn))
+        registry, catalog = self.run.registry, self.run.store.catalog
+        if catalog is None or catalog.began.generation < registry.generation:
+            return  # nothing was begun, or a reset was asked for and isn't made yet: nobody was told anything
+        session = session_of(catalog.metadata)
+        assert session == session_of(registry.metadata) or not registry.is_metadata_stored or not registry.nwritten
+        self.disk.tell(Durable(registry.generation, registry.nwritten, registry.stored_burn, session))
 
     def do(self, deed, *args):
         try:
@@ -93,7 +101,11 @@ class Workload:
     def _open(self, options):
         self.disk.kill_in = self.disk.fail_in = None
         self.disk.distrusted.clear()
-        self.run = SynchronousRun(self.disk, **options)
+        self._nsessions += 1
+        given = {**options}
+        if given.pop("describes", True):
+            given |= {"parameters": ["x"], "attributes": {"session": self._nsessions}}
+        self.run = SynchronousRun(self.disk, **given)
         self._note()
         self._note_durable()
 
@@ -124,6 +136,8 @@ class Workload:
 
     def flush(self, publish):
         self.run.flush(publish=publish)
+        registry = self.run.registry
+        assert registry.is_metadata_stored or registry.nwritten == 0
         self._note_durable()
 
     def reopen(self, options):
@@ -147,6 +161,7 @@ def random_options(rng):
         "epochs_per_file": rng.randint(1, 3),
         "inmem_epochs": rng.randint(0, 2),
         "compression": rng.choice(COMPRESSIONS),
+        "describes": rng.random() < 0.5,
     }
 
 
@@ -166,6 +181,10 @@ def random_workload(rng):
     }
     names = rng.choices([*["ingest"] * 4, *makes], k=rng.randint(4, 16))
     return random_options(rng), [*((name, *makes[name]()) for name in names), ("flush", False)]
+
+
+def session_of(metadata):
+    return metadata.attributes.get("session", 0)
 
 
 def lengths_of(registry):
@@ -227,15 +246,19 @@ class Checker:
             return
         registry = run.registry
         generation, nepochs, burn = registry.generation, registry.next_index, registry.burn
+        session = session_of(registry.metadata)
+        assert [each.name for each in registry.metadata.parameters.get("p", ())] == ["x"] * bool(session)
         if durable is not None:
             assert generation >= durable.generation
             if generation == durable.generation:
                 assert nepochs >= durable.nepochs
                 assert burn >= durable.burn
+                assert session >= durable.session
         lengths = lengths_of(registry)
         mine = [what for what in asked if what.generation == generation]
         assert any(lengths == what.lengths[:nepochs] for what in mine)
         assert burn <= max(what.burn for what in mine)
+        assert session in [what.session for what in mine]
         self.check_numbers(run, lengths)
 
     def check_numbers(self, run, lengths):
@@ -264,6 +287,7 @@ class Checker:
         hidden = [name for name in found if name.startswith(".")]
         assert not hidden, hidden
         again = SynchronousRun(MemoryDisk(found))
+        assert again.registry.metadata == registry.metadata
         self.check_numbers(again, lengths)
         again.die()
         for name, data in found.items():
@@ -276,6 +300,8 @@ class Checker:
         if key in self._good_files:
             return
         with h5py.File(io.BytesIO(data)) as file:
+            metadata = decode(file.attrs["posterity_metadata"])
+            assert len(metadata.parameters.get("p", ())) == bool(session_of(metadata))
             for group in file.values():
                 p = group["samples/p"][()]
                 assert p.shape[:2] == (2, 1), name
@@ -288,7 +314,7 @@ class Checker:
 def compacting(monkeypatch):
     """The journal is written anew after a few records; and what recovery says isn't of interest here."""
     logging.getLogger("posterity").setLevel(logging.CRITICAL)
-    monkeypatch.setattr(store, "_is_long", lambda catalog: catalog.nrecords > 6 + 2 * len(catalog.places))
+    monkeypatch.setattr(store, "_is_long", lambda catalog: catalog.nrecords > 7 + 2 * len(catalog.places))
     monkeypatch.setattr(epochfile, "_WORTH_PUSHING", SLAB)
     with small_chunks(target=4000, worth_writing=2000):
         yield
@@ -358,9 +384,11 @@ def done_twice(options, deeds):
 
 FLUSH, PUBLISH = ("flush", False), ("flush", True)
 EPOCHS = [("ingest", 3), ("ingest", 2), ("ingest", LARGE)]
+ONE = {"epochs_per_file": 1, "inmem_epochs": 0}
 SINGLE = {
     "in slabs": ({"epochs_per_file": 2}, [EPOCHS[0], FLUSH, ("ingest", IN_SLABS), FLUSH]),
     "published": ({"epochs_per_file": 3}, [EPOCHS[0], PUBLISH]),
+    "described": (ONE, [EPOCHS[0], FLUSH, ("reopen", ONE), FLUSH, ("reopen", ONE), ("settle",)]),
     "filled up": ({"epochs_per_file": 3}, [EPOCHS[0], PUBLISH, EPOCHS[1], FLUSH]),
     "reset": ({"epochs_per_file": 1}, [*EPOCHS[:2], FLUSH, ("reset",), ("settle",), *EPOCHS[:2], FLUSH]),
     "compacted": (
@@ -408,7 +436,7 @@ SYNCS = {
     "Names < Journal.create < Store._begin": "filled",
     "Names < Journal.create < Store._start_journal": "compacted",
     "Names < Store._sync_found < Store._take_over": "killed",
-    "Sync < EpochFile.sync < Files._write_file": "filled",
+    "Sync < EpochFile.sync < Files._sync": "filled",
     "Sync < EpochFile.sync < Files.copy": "burned",
     "Sync < EpochFile.sync < Files.publish": "published",
     "Sync < Journal.append < Store._commit": "filled",
@@ -419,12 +447,12 @@ SYNCS = {
 }
 
 
-SLABS_SYNC = "Sync < EpochFile.sync < Files._write_file"  # early write-back doesn't make it needless
+SLABS_SYNC = "Sync < EpochFile.sync < Files._sync"  # early write-back doesn't make it needless
 SAME_LINE = {"Names < Chores.do < Store._clear_up"}  # needless there, once in a run's life
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("name", sorted({*SYNCS.values(), "reset", "in slabs"}))
+@pytest.mark.parametrize("name", sorted({*SYNCS.values(), "described", "reset", "in slabs"}))
 def test_every_sync_is_in_the_table(name):
     """The workloads survive as they are, and the syncs in them are those that the next test takes away."""
     for workload in workloads(name):
@@ -445,7 +473,7 @@ SWAPS = [
     ("filled", "Sync < Journal.create < Store._begin", "Name < Journal.create < Store._begin"),
     ("filled", "Name < Journal.create < Store._begin", "Names < Journal.create < Store._begin"),
     ("filled", "Names < Files.write < Store._do", JOURNALED),
-    ("filled up", "Sync < EpochFile.sync < Files._write_file", JOURNALED),
+    ("filled up", "Sync < EpochFile.sync < Files._sync", JOURNALED),
     ("in slabs", SLABS_SYNC, JOURNALED),
     ("published", "Sync < EpochFile.sync < Files.publish", JOURNALED),
     ("filled up", "Names < Files.copy < Files.copy_whole", JOURNALED),
@@ -482,12 +510,12 @@ def test_a_large_epoch_is_written_slab_by_slab():
     """The enumeration has the steps of it: each slab is a write of its own, and pushed; the head comes last."""
     (workload,) = workloads("in slabs")
     steps = [step for step in workload.disk.log if "_append_large" in step.site]
-    assert [type(step.what) for step in steps] == [Size, *[Write] * 6]
+    assert [type(step.what) for step in steps] == [Size, *[Write] * 4]
     *slabs, head = [step.what for step in steps[1:]]
     assert "_write_head" in steps[-1].site
-    assert [len(slab.data) >= SLAB for slab in slabs] == [True, True, False, True, False]  # of two arrays
+    assert [len(slab.data) >= SLAB for slab in slabs] == [True, False, False]  # the last one is of another array
     assert head.offset + len(head.data) <= slabs[0].offset
-    assert workload.disk.npushed == 3 * 8 * IN_SLABS
+    assert workload.disk.npushed >= 3 * 8 * IN_SLABS
 
 
 def test_an_epoch_is_more_than_its_head(monkeypatch):

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import storable
-from posterity import journal
+from posterity import DefaultBackend, journal
 from posterity.catalog import Catalog, open_place, pack_sums
 from posterity.chores import Chore, Chores
 from posterity.epochfile import EpochFile
@@ -664,3 +664,19 @@ def test_any_run_is_rebuilt(tmp_path_factory, files, is_filling):
     got, expected = known(rebuilt(disk).catalog), known(author.catalog)
     assert got == expected
     disk.leave()
+
+
+def test_a_file_with_its_published_name_was_published(tmp_path):
+    """The record that said so can be damaged: the run goes on as if it were there, at the first attempt."""
+    epochs = [{"samples": {"p": np.full((2, 3, 4), float(i))}} for i in range(3)]
+    outdir = tmp_path / "run"
+    with DefaultBackend(outdir=outdir, epochs_per_file=2) as backend:
+        for epoch in epochs:
+            backend.ingest(epoch)
+    path = outdir / journal.NAME
+    assert isinstance(journal.decode(path.read_bytes())[0][-1], Published)
+    path.write_bytes(path.read_bytes()[:-1])
+    with DefaultBackend(outdir=outdir, epochs_per_file=2) as backend:
+        backend.ingest(epochs[0]).flush()
+        np.testing.assert_array_equal(backend.get_samples()["p"][0, 0, ::4], [0, 1, 2, 0])
+    assert sorted(path.name for path in outdir.glob("*.h5")) == ["epochs_1.h5", "epochs_2.h5"]

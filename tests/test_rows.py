@@ -27,6 +27,16 @@ def test_rows_are_those_that_numpy_takes(chains):
     assert sum(run.n for run in rows) == len(expected)
 
 
+@given(CHAINS, st.lists(st.integers(0, DIM - 1), max_size=5))
+def test_rows_of_some_dimensions_are_those_that_numpy_takes(chains, dims):
+    """Each row of `array[chains][:, dims]` is named once, with the row of the array that it is."""
+    array = np.arange(NCHAIN * DIM).reshape(NCHAIN, DIM)
+    expected = (array if chains is None else array[np.array(chains, int)])[:, np.array(dims, int)].reshape(-1)
+    rows = rows_of(chains, NCHAIN, DIM, dims)
+    assert mapping(rows) == dict(enumerate(expected))
+    assert sum(run.n for run in rows) == len(expected)
+
+
 def test_neighbouring_chains_are_one_run():
     """What lies side by side in the file is read at once; what doesn't, isn't."""
     assert [run.n for run in rows_of([0, 1, 2, 4, 5, 1, 1], NCHAIN, DIM)] == [9, 6, 3, 3]

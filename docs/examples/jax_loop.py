@@ -6,11 +6,11 @@ Run it from a clone of the repository:
 
 Kill it, run it again, and it continues. `--loop asyncio` and `--loop trio` do the same in an event loop.
 
-An epoch is one call of a jitted function: BlackJAX's NUTS, several chains by `vmap`, many steps by `scan`. With the
-samples it holds all that the next epoch depends on: the random key, the chains' states, and what the warm-up found.
+`run_kernel` does the work: an epoch is one call of a jitted function that moves all chains by many steps. With the
+samples it holds all that the next epoch depends on: the random keys, the chains' states, and what the warm-up found.
 
-The blocking loop waits neither for the device nor for the disk. The others wait for the device in a worker thread, so
-that the event loop is free for other tasks: here for one that tells how far the run is.
+The blocking loop waits neither for the device nor for the disk. The others have JAX compile and compute in a worker
+thread, so that the event loop is free for other tasks: here for one that tells how far the run is.
 
 The data and the model are those of `scripts/demo`: a straight line with outliers, Hogg, Bovy & Lang (2010).
 """
@@ -18,7 +18,6 @@ The data and the model are those of `scripts/demo`: a straight line with outlier
 import argparse
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import anyio
 import anyio.to_thread
@@ -28,7 +27,8 @@ import jax.numpy as jnp
 import numpy as np
 from blackjax.mcmc.hmc import HMCState
 
-from posterity import AsyncBackend, DefaultBackend, Epoch, open_run
+from posterity import AsyncBackend, DefaultBackend, open_run
+from posterity.kernels import ChainKernel, Kernel, Tuned, get_info, get_positions, run_kernel, run_kernel_async
 
 jax.config.update("jax_enable_x64", True)  # before the first array, and the same each time the run is continued
 
@@ -64,114 +64,70 @@ def log_density(u: jax.Array) -> jax.Array:
 # --- the sampler ---
 
 
-class Chains(NamedTuple):
-    """All that the next epoch depends on. `tuning`: each chain's step size and inverse mass matrix."""
-
-    key: jax.Array
-    state: HMCState
-    tuning: dict[str, jax.Array]
-
-
-@partial(jax.jit, static_argnums=(1, 2))
-def first_chains(seed: int, nchain: int, nwarmup: int) -> Chains:
-    """Warm the chains up, each by itself."""
-    key, warmup_key = jax.random.split(jax.random.key(seed))
+def warmed_up(key: jax.Array, nwarmup: int) -> Tuned:
+    """Warm one chain up. What was found, its step size and inverse mass matrix, is stored with its state."""
     warmup = blackjax.window_adaptation(blackjax.nuts, log_density, is_mass_matrix_diagonal=False)
-    guess = jnp.log((GUESS - LOWER) / (UPPER - GUESS))
-
-    def warmed_up(chain_key: jax.Array) -> tuple[HMCState, dict[str, jax.Array]]:
-        (state, found), _ = warmup.run(chain_key, guess, nwarmup)
-        return state, {name: found[name] for name in ("step_size", "inverse_mass_matrix")}
-
-    return Chains(key, *jax.vmap(warmed_up)(jax.random.split(warmup_key, nchain)))
+    (state, found), _ = warmup.run(key, jnp.log((GUESS - LOWER) / (UPPER - GUESS)), nwarmup)
+    return Tuned(state, {name: found[name] for name in ("step_size", "inverse_mass_matrix")})
 
 
-@partial(jax.jit, static_argnums=1)
-def sample_epoch(chains: Chains, nsteps: int) -> tuple[Chains, dict]:
-    """Take `nsteps` steps with each chain. Returns where they are then, and the epoch that goes to the backend."""
-    kernel = blackjax.nuts.build_kernel()
-
-    def move_one(key: jax.Array, state: HMCState, tuning: dict[str, jax.Array]) -> tuple:
-        return kernel(key, state, log_density, **tuning)
-
-    def move_all(state: HMCState, key: jax.Array) -> tuple:
-        keys = jax.random.split(key, len(state.position))
-        state, info = jax.vmap(move_one)(keys, state, chains.tuning)
-        return state, (constrained(state.position), state.logdensity, info)
-
-    key, epoch_key = jax.random.split(chains.key)
-    state, (p, lp, info) = jax.lax.scan(move_all, chains.state, jax.random.split(epoch_key, nsteps))
-    epoch = {
-        "samples": {
-            "p": p.transpose(1, 2, 0),  # scan's (nsteps, nchain, dim) becomes (nchain, dim, nsamples), on the device
-            "lp": lp.T[:, None, :],
-        },
-        "stats": {
-            "divergent": info.is_divergent.T,
-            "acceptance_rate": info.acceptance_rate.T,
-            "energy": info.energy.T,
-            "leapfrog_steps": info.num_integration_steps.T,
-        },
-        "state": {"key": jax.random.key_data(key), "chains": state._asdict(), "tuning": chains.tuning},
-    }
-    return Chains(key, state, chains.tuning), epoch
+def named(state: HMCState) -> dict[str, jax.Array]:
+    """Return where a chain is, as it is stored: any pytree will do."""
+    return dict(zip(NAMES, constrained(state.position), strict=True))
 
 
-def continued(epoch: Epoch) -> Chains:
-    """Return the chains as they were at the end of an epoch: the opposite of its "state"."""
-    state = epoch.state
-    return Chains(jax.random.wrap_key_data(state["key"]), HMCState(**state["chains"]), state["tuning"])
+def nuts(args: argparse.Namespace) -> Kernel:
+    """Return NUTS for many chains. All functions are those of one chain."""
+    step = partial(blackjax.nuts.build_kernel(), logdensity_fn=log_density)
+    return ChainKernel(step, partial(warmed_up, nwarmup=args.nwarmup), nchain=args.nchain, position=named)
 
 
 # --- the loops ---
-# `copy=False` gives JAX arrays away without copying them, not even on the device. It is safe because they never
-# change, and because nothing here donates them.
 
 
 def sample_blocking(args: argparse.Namespace) -> None:
     """Sample until the run has `args.epochs` epochs. At most four wait to be computed and written."""
-    with DefaultBackend(outdir=args.outdir, epochs_per_file=10, max_pending_epochs=4) as backend:
-        done = backend.status.epochs
-        say_start(done)
-        chains = continued(backend.load()) if done else first_chains(args.seed, args.nchain, args.nwarmup)
-        for _ in range(done, args.epochs):
-            chains, epoch = sample_epoch(chains, args.nsteps)  # returns before the device has computed it
-            backend.ingest_dict(epoch, copy=False)  # waits only if four epochs wait already
-            print(f"handed over {backend.status.epochs} epochs, {backend.status.epochs_on_disk} on disk", flush=True)
+    kernel, key = nuts(args), jax.random.key(args.seed)
+    with DefaultBackend(
+        outdir=args.outdir, epochs_per_file=10, max_pending_epochs=4, parameters=kernel.parameters()
+    ) as backend:
+        say_start(backend.status.epochs)
+
+        def until(_: int) -> bool:  # asked after each epoch; true would end the sampling
+            say_progress(backend)
+            return False
+
+        run_kernel(backend, kernel, key, epochs=args.epochs, samples_per_epoch=args.nsteps, until=until)
 
 
 async def sample_async(args: argparse.Namespace) -> None:
-    """Do the same in an event loop, which isn't held up: JAX compiles and computes in a worker thread."""
+    """Do the same in an event loop, which isn't held up."""
+    kernel, key = nuts(args), jax.random.key(args.seed)
+    parameters = await anyio.to_thread.run_sync(kernel.parameters)  # JAX traces the warm-up
     async with (
         anyio.create_task_group() as tasks,
-        AsyncBackend(outdir=args.outdir, epochs_per_file=10) as backend,
+        AsyncBackend(outdir=args.outdir, epochs_per_file=10, parameters=parameters) as backend,
     ):
         tasks.start_soon(watch, backend)
-        done = backend.status.epochs
-        say_start(done)
-        if done:
-            chains = continued(await backend.load())
-        else:
-            chains = await anyio.to_thread.run_sync(first_chains, args.seed, args.nchain, args.nwarmup)
-        for _ in range(done, args.epochs):
-            chains, epoch = await anyio.to_thread.run_sync(sample_and_wait, chains, args.nsteps)
-            await backend.ingest_dict(epoch, copy=False)
-
-
-def sample_and_wait(chains: Chains, nsteps: int) -> tuple[Chains, dict]:
-    """Return once the device has computed it."""
-    return jax.block_until_ready(sample_epoch(chains, nsteps))
+        say_start(backend.status.epochs)
+        await run_kernel_async(backend, kernel, key, epochs=args.epochs, samples_per_epoch=args.nsteps)
 
 
 async def watch(backend: AsyncBackend) -> None:
     """Tell how far the run is, each time an epoch was handed over, until the backend is closed."""
-    async for snapshot in backend.updates():
-        print(f"handed over {snapshot.nepochs} epochs, {backend.status.epochs_on_disk} on disk", flush=True)
+    async for _ in backend.updates():
+        say_progress(backend)
 
 
 def say_start(done: int) -> None:
     """Tell whether the run is a new one."""
     print(f"continuing after {done} epochs" if done else "a new run: warming up", flush=True)
+
+
+def say_progress(backend: DefaultBackend | AsyncBackend) -> None:
+    """Tell how far the run is."""
+    status = backend.status
+    print(f"handed over {status.epochs} epochs, {status.epochs_on_disk} on disk", flush=True)
 
 
 # --- the result ---
@@ -180,11 +136,11 @@ def say_start(done: int) -> None:
 def report(outdir: Path) -> None:
     """Read the run, as any other process could, and print the posterior."""
     with open_run(outdir) as run, run.snapshot() as snapshot:
-        p = snapshot.get_samples(flatten=True)["p"]
-        stats = snapshot.get_stats().values()
-        print(f"{snapshot.nepochs} epochs, {len(p):,} samples, {sum(s['divergent'].sum() for s in stats)} divergences")
-    for name, mean, error in zip(NAMES, p.mean(axis=0), p.std(axis=0), strict=True):
-        print(f"{name:8s} {mean:8.2f} +/- {error:.2f}")
+        x = get_positions(snapshot)  # as `named` gave them, each an array (nchain, nsamples)
+        divergences = get_info(snapshot)["is_divergent"]
+        print(f"{snapshot.nepochs} epochs, {x['m'].size:,} samples, {divergences.sum()} divergences")
+    for name in NAMES:
+        print(f"{name:8s} {x[name].mean():8.2f} +/- {x[name].std():.2f}")
 
 
 def main() -> None:

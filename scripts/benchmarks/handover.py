@@ -280,8 +280,6 @@ def against_checkpointers(bench: Bench) -> list[Figure]:
 @row("profile of an ingest")
 def profile(bench: Bench) -> list[Figure]:
     """One hand-over call by call: 16 MB with a copy, and a jexplore-like epoch of a kilobyte."""
-    from posterity.epoch import prepare
-
     found = []
     for name, epoch in (("16 MB", epochs.plain(16 << 20)), ("15 datasets", epochs.jexplore_like())):
         parts: dict[str, list[float]] = {"check": [], "ask for room": [], "own": [], "hand over": []}
@@ -290,14 +288,13 @@ def profile(bench: Bench) -> list[Figure]:
             ledger = service.ledger
             for i in range(60):
                 times = [time.perf_counter()]
-                prepared = prepare(epoch, save_stats=True)
-                ledger.check_fits(prepared)
+                prepared = service.prepare(epoch)
                 times.append(time.perf_counter())
-                ticket = ledger.ask_room(prepared.nbytes)
+                ticket = ledger.ask_room(prepared)
                 times.append(time.perf_counter())
                 held = service.own(prepared, copy=True)
                 times.append(time.perf_counter())
-                service.hand_over(ticket, prepared, held, copy=True)
+                ledger.hand_over(ticket, prepared, held)
                 times.append(time.perf_counter())
                 ledger.give_up(ticket)
                 del held, prepared

@@ -17,8 +17,10 @@ import numpy as np
 from anyio.lowlevel import checkpoint
 
 from .aioreads import AsyncReads, AsyncSnapshot, Readers, in_thread
+from .diagnosis import Diagnosis
 from .epoch import EpochDict
 from .errors import Closed
+from .metadata import Metadata
 from .options import Options, parse_options
 from .receipts import Receipt
 from .room import Ticket
@@ -103,7 +105,7 @@ class AsyncBackend(AsyncReads[EpochT]):
     def __repr__(self) -> str:
         if self._opened is None:
             return f"<{type(self).__name__} of {self._options.outdir}: not open yet>"
-        return f"<{type(self).__name__} of {self._opened.disk.folder}: {self.status}>"
+        return f"<{type(self).__name__} of {self._opened.disk.folder}: {self.status}{self.metadata.brief}>"
 
     @property
     def blocking(self) -> "DefaultBackend[EpochT]":
@@ -111,6 +113,11 @@ class AsyncBackend(AsyncReads[EpochT]):
         from .backend import DefaultBackend  # noqa: PLC0415  # each of the twins knows the other
 
         return DefaultBackend._of(self._service)
+
+    @property
+    def metadata(self) -> Metadata:
+        """See `Snapshot.metadata`; it is that of now, and nothing is waited for."""
+        return self._service.ledger.registry.metadata
 
     # ---- handing over --------------------------------------------------------------------------------------------
 
@@ -134,12 +141,14 @@ class AsyncBackend(AsyncReads[EpochT]):
         else:
             threads = self._readers if isinstance(epoch, (str, os.PathLike)) else self._copiers
             prepared = await threads.run(prepare)
+        if is_quick and service.try_hand_over(prepared, copy=copy) is not None:
+            return
         ticket = ledger.ask_room(prepared, Loop().is_open)
         try:
             waited_s = await self._wait_for_room(ticket, timeout_s)
             own = partial(service.own, prepared, copy=copy)
             held = own() if is_quick else await self._copiers.run(own)
-            service.hand_over(ticket, prepared, held, copy=copy, waited_s=waited_s)
+            ledger.hand_over(ticket, prepared, held, waited_s)
         finally:
             ledger.give_up(ticket)
 
@@ -207,9 +216,11 @@ class AsyncBackend(AsyncReads[EpochT]):
         await checkpoint()
         return self._service.snapshot()
 
-    def updates(self, min_samples: int = 1) -> "AsyncIterator[AsyncSnapshot[EpochT]]":
+    def updates(
+        self, min_samples: int = 1, *, diagnosis: Diagnosis | None = None
+    ) -> "AsyncIterator[AsyncSnapshot[EpochT]]":
         """See `DefaultBackend.updates`: `async for snapshot in backend.updates()`."""
-        return _Updates(self._service, self._readers, min_samples)
+        return _Updates(self._service, self._readers, min_samples, diagnosis)
 
     # ---- the disk ------------------------------------------------------------------------------------------------
 
@@ -242,10 +253,11 @@ class AsyncBackend(AsyncReads[EpochT]):
 class _Updates(Generic[EpochT]):
     """The newest snapshot each time something changed. Each one is let go when the next is asked for."""
 
-    def __init__(self, service: Service, readers: Readers, min_samples: int) -> None:
+    def __init__(self, service: Service, readers: Readers, min_samples: int, diagnosis: Diagnosis | None) -> None:
         self._service = service
         self._readers = readers
         self._min_samples = min_samples
+        self._diagnosis = diagnosis
         self._seen: tuple[int, int, int] | None = None
         self._given: AsyncSnapshot[EpochT] | None = None
 
@@ -264,8 +276,10 @@ class _Updates(Generic[EpochT]):
             raise StopAsyncIteration from None
         registry = snapshot.registry
         self._seen = (registry.generation, registry.nsamples, registry.burn)
-        self._given = AsyncSnapshot(snapshot, self._readers)
-        return self._given
+        self._given = given = AsyncSnapshot(snapshot, self._readers)
+        if self._diagnosis is not None:
+            await given.diagnose(self._diagnosis)
+        return given
 
     def _let_go(self) -> None:
         if self._given is not None:

@@ -6,23 +6,31 @@ Up the stream: `snapshot`. Down the stream: `aio`, `run`.
 import os
 import threading
 import weakref
-from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Generator, Iterable, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 import anyio
 import anyio.to_thread
 from anyio.lowlevel import checkpoint, current_token
 
+from .diagnosis import LOOK_EVERY_S, Diagnosis
+from .diagnostics import Diagnostics, Stop
 from .epoch import EpochDict, to_epoch
+from .errors import Closed
+from .metadata import Metadata
 from .registry import Registry
 from .selection import Mask
 from .selection import flatten_samples as flatten_arrays
 from .singlefile import read_epoch
 from .snapshot import Snapshot
 from .tree import Array
+from .variables import Chunks
 from .waiting import Loop, is_in_loop
+
+if TYPE_CHECKING:
+    import xarray
 
 T = TypeVar("T")
 EpochT = TypeVar("EpochT")
@@ -132,6 +140,16 @@ class AsyncSnapshot(Generic[EpochT]):
         """See `Snapshot.epochs`."""
         return self._snapshot.epochs
 
+    @property
+    def metadata(self) -> Metadata:
+        """See `Snapshot.metadata`."""
+        return self._snapshot.metadata
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, int, str]]:
+        """See `Snapshot.shapes`."""
+        return self._snapshot.shapes
+
     async def get(self, ind: int = -1) -> EpochDict:
         """See `Snapshot.get`."""
         return await self._readers.run(lambda: self._snapshot.get(ind))
@@ -148,6 +166,10 @@ class AsyncSnapshot(Generic[EpochT]):
         """See `Snapshot.get_samples`."""
         return await self._readers.run(lambda: self._snapshot.get_samples(burn, thin, pars, mask, flatten, verify))
 
+    async def get_components(self, name: str, start: int, stop: int, burn: int = 0, thin: int = 1) -> Array | None:
+        """See `Snapshot.get_components`."""
+        return await self._readers.run(lambda: self._snapshot.get_components(name, start, stop, burn, thin))
+
     async def get_stats(
         self, epochs: Iterable[int] | None = None, fname: str | os.PathLike[str] | None = None
     ) -> dict[str, EpochDict]:
@@ -157,6 +179,41 @@ class AsyncSnapshot(Generic[EpochT]):
     async def load(self, iepoch: int = -1, eclass: type | None = None, pars: Sequence[str] | None = None) -> EpochT:
         """See `Snapshot.load`."""
         return await self._readers.run(lambda: self._snapshot.load(iepoch, eclass, pars))
+
+    @property
+    def diagnostics(self) -> Diagnostics | None:
+        """See `Snapshot.diagnostics`."""
+        return self._snapshot.diagnostics
+
+    async def diagnose(self, diagnosis: Diagnosis | None = None) -> Diagnostics | None:
+        """See `Snapshot.diagnose`."""
+        return await self._readers.run(lambda: self._snapshot.diagnose(diagnosis))
+
+    async def to_xarray(
+        self,
+        burn: int = 0,
+        thin: int = 1,
+        pars: Sequence[str] | None = None,
+        *,
+        chunks: Chunks = "epoch",
+    ) -> "xarray.Dataset":
+        """See `Snapshot.to_xarray`."""
+        return await self._readers.run(lambda: self._snapshot.to_xarray(burn, thin, pars, chunks=chunks))
+
+    async def to_datatree(
+        self,
+        burn: int = 0,
+        thin: int = 1,
+        pars: Sequence[str] | None = None,
+        *,
+        chunks: Chunks = None,
+        named: bool = True,
+        stats: Collection[str] | None = None,
+    ) -> "xarray.DataTree":
+        """See `Snapshot.to_datatree`."""
+        return await self._readers.run(
+            lambda: self._snapshot.to_datatree(burn, thin, pars, chunks=chunks, named=named, stats=stats)
+        )
 
 
 class AskedSnapshot(Generic[EpochT]):
@@ -190,6 +247,11 @@ class AsyncReads(Generic[EpochT]):
     _readers: Readers
 
     def _snapshot(self) -> Snapshot[Any]:
+        raise NotImplementedError
+
+    @property
+    def metadata(self) -> Metadata:
+        """See `Snapshot.metadata`; it is that of the latest snapshot, and nothing is waited for."""
         raise NotImplementedError
 
     async def _take_snapshot(self) -> Snapshot[Any]:
@@ -243,6 +305,54 @@ class AsyncReads(Generic[EpochT]):
     async def load(self, iepoch: int = -1, eclass: type | None = None, pars: Sequence[str] | None = None) -> EpochT:
         """See `Snapshot.load`."""
         return await self._read(lambda snapshot: snapshot.load(iepoch, eclass, pars))
+
+    async def to_xarray(
+        self,
+        burn: int = 0,
+        thin: int = 1,
+        pars: Sequence[str] | None = None,
+        *,
+        chunks: Chunks = "epoch",
+    ) -> "xarray.Dataset":
+        """See `Snapshot.to_xarray`."""
+        return await self._read(lambda snapshot: snapshot.to_xarray(burn, thin, pars, chunks=chunks))
+
+    async def to_datatree(
+        self,
+        burn: int = 0,
+        thin: int = 1,
+        pars: Sequence[str] | None = None,
+        *,
+        chunks: Chunks = None,
+        named: bool = True,
+        stats: Collection[str] | None = None,
+    ) -> "xarray.DataTree":
+        """See `Snapshot.to_datatree`."""
+        return await self._read(
+            lambda snapshot: snapshot.to_datatree(burn, thin, pars, chunks=chunks, named=named, stats=stats)
+        )
+
+    async def diagnose(self, diagnosis: Diagnosis | None = None) -> Diagnostics | None:
+        """See `Snapshot.diagnose`."""
+        return await self._read(lambda snapshot: snapshot.diagnose(diagnosis))
+
+    def updates(
+        self, min_samples: int = 1, *, diagnosis: Diagnosis | None = None
+    ) -> "AsyncIterator[AsyncSnapshot[EpochT]]":
+        """The newest snapshot each time something changed."""
+        raise NotImplementedError
+
+    async def until(
+        self, stop: Stop, *, diagnosis: Diagnosis | None = None, every_s: float = LOOK_EVERY_S
+    ) -> Diagnostics:
+        """See `DefaultBackend.until`."""
+        async for snapshot in self.updates(diagnosis=diagnosis or Diagnosis()):
+            snapshot.release()
+            found = snapshot.diagnostics
+            if found is not None and stop.is_met(found):
+                return found
+            await anyio.sleep(every_s)
+        raise Closed(f"the run was closed before it met {stop}")
 
     @classmethod
     async def read_epoch(cls, fn: str | os.PathLike[str], iepoch: int = -1) -> EpochDict:

@@ -10,8 +10,10 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from .diagnosis import Diagnosis
 from .epoch import EpochDict
 from .errors import Closed
+from .metadata import Metadata
 from .options import parse_options
 from .reads import Reads
 from .receipts import Receipt
@@ -56,6 +58,13 @@ class DefaultBackend(Reads[EpochT]):
         exit_timeout_s: how long the end of the process waits for a disk that fails.
         flush_on_sigterm: on SIGTERM write everything first, then die of it. Needs the main thread.
         trusted_classes: dotted names of epoch classes that `load` may import.
+        diagnose: whether `status.diagnostics` has R-hat, ESS and acceptance of "p", or of the names that are given. A
+            thread works them out, at about a millisecond for each MB of samples.
+        parameters: names of the components of "p", or `Parameter`s with label, unit and LaTeX; or a dict of such lists,
+            for other samples too.
+        chains: what the axis of chains is made of, outermost first: `{"temperature": 4, "walker": 16}`.
+        attributes: text, numbers, bools, None, and lists and dicts of them, to be kept with the run. With a run that is
+            there already, these three add to what it knows; names of parameters and the layout of chains stay.
 
     Raises:
         UnknownOption: an option that doesn't exist (a `TypeError`); the nearest one is named.
@@ -89,7 +98,7 @@ class DefaultBackend(Reads[EpochT]):
             self.close()
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} of {self._service.disk.folder}: {self.status}>"
+        return f"<{type(self).__name__} of {self._service.disk.folder}: {self.status}{self.metadata.brief}>"
 
     @property
     def asynchronous(self) -> "AsyncBackend[EpochT]":
@@ -97,6 +106,11 @@ class DefaultBackend(Reads[EpochT]):
         from .aio import AsyncBackend  # noqa: PLC0415  # each of the twins knows the other
 
         return AsyncBackend._of(self._service)
+
+    @property
+    def metadata(self) -> Metadata:
+        """See `Snapshot.metadata`; it is that of now, and nothing is waited for."""
+        return self._service.ledger.registry.metadata
 
     # ---- handing over --------------------------------------------------------------------------------------------
 
@@ -131,6 +145,8 @@ class DefaultBackend(Reads[EpochT]):
     def _ingest(self, epoch: object, eind: int, *, copy: bool, timeout_s: float | None) -> None:
         service = self._service
         prepared = service.prepare(epoch, eind)
+        if service.try_hand_over(prepared, copy=copy) is not None:
+            return
         ledger = service.ledger
         ticket = ledger.ask_room(prepared)
         try:
@@ -142,7 +158,7 @@ class DefaultBackend(Reads[EpochT]):
                 if not ledger.wait(lambda: ledger.has_room(ticket), timeout_s):
                     raise ledger.full_error()
                 waited_s = time.monotonic() - start
-            service.hand_over(ticket, prepared, service.own(prepared, copy=copy), copy=copy, waited_s=waited_s)
+            ledger.hand_over(ticket, prepared, service.own(prepared, copy=copy), waited_s)
         finally:
             ledger.give_up(ticket)
 
@@ -213,10 +229,14 @@ class DefaultBackend(Reads[EpochT]):
         """
         return self._service.snapshot()  # type: ignore[return-value]  # the epoch class is the caller's word
 
-    def updates(self, min_samples: int = 1) -> "Iterator[Snapshot[EpochT]]":
+    def updates(self, min_samples: int = 1, *, diagnosis: Diagnosis | None = None) -> "Iterator[Snapshot[EpochT]]":
         """The newest snapshot each time something changed, and at least `min_samples` came or a burn took some.
 
         None queue up; it ends when the backend is closed. Each snapshot is released when the next one is asked for.
+        With a `diagnosis` each has `diagnostics`.
+
+        Raises:
+            KeyError, TypeError: see `Snapshot.diagnose`.
         """
         self._service.check_process()
         ledger = self._service.ledger
@@ -232,6 +252,8 @@ class DefaultBackend(Reads[EpochT]):
             with snapshot:
                 registry = snapshot.registry
                 seen = (registry.generation, registry.nsamples, registry.burn)
+                if diagnosis is not None:
+                    snapshot.diagnose(diagnosis)
                 yield snapshot
 
     # ---- the disk ------------------------------------------------------------------------------------------------

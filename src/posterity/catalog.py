@@ -16,6 +16,7 @@ from .disk import Disk
 from .epochreader import FileHead, Reader
 from .errors import Damaged
 from .journal import (
+    Annotated,
     AnyRecord,
     Began,
     Burned,
@@ -30,6 +31,7 @@ from .journal import (
     Stored,
 )
 from .layout import Region, is_packed, layout_of
+from .metadata import Metadata, decode, encode
 from .options import check_format, file_name
 from .registry import Entry, FileSpan, Log, Registry, Series, next_entry
 
@@ -58,6 +60,8 @@ class Catalog:
 
     def __init__(self, began: Began) -> None:
         self.began = began
+        self.annotation = ""
+        self.metadata = Metadata(started_at=began.began_at)
         self.places: list[Place | None] = []
         self.specs: list[bytes] = []
         self.spec_ids: dict[bytes, int] = {}
@@ -72,7 +76,7 @@ class Catalog:
         self.nrecords = 0
         self._raise_burn(began.burn, began.asked_burn)
 
-    def apply(self, record: AnyRecord) -> None:
+    def apply(self, record: AnyRecord) -> None:  # noqa: C901  # a case for each kind of record
         """Take in one record.
 
         Raises:
@@ -97,6 +101,9 @@ class Catalog:
                 self._rewrite(record)
             case Dropped():
                 self._drop(record.stop)
+            case Annotated():
+                self.metadata = decode(record.text)
+                self.annotation = record.text
             case Began():
                 raise Damaged("the journal starts a run within a run")
 
@@ -193,7 +200,12 @@ class Catalog:
             cuts=self._shown_cuts,
             npublished=self._npublished,
             ndropped=self._ndropped,
+            metadata=self.metadata,
         )
+
+    def says(self, metadata: Metadata) -> bool:
+        """Whether these are the metadata by now. Compared as text: a NaN isn't equal to itself."""
+        return encode(metadata) == encode(self.metadata)
 
     @property
     def rewrites(self) -> dict[int, int]:
@@ -255,6 +267,8 @@ class Catalog:
             *self._burn,
             self.began.began_at,
         )
+        if self.annotation:
+            yield Annotated(self.annotation)
         for series in self._claims.series:
             yield Grouped(series.start, series.number, series.epochs_per_file)
         used = self._used_layouts()

@@ -90,21 +90,22 @@ class Grid:
         return raw.view(self._dtype).reshape(self.chunk)
 
     def put_samples(self, into: Array, k: int, raw: Bytes, chains: Sequence[int], start: int, thin: int) -> None:
-        """Store what a chunk has of `array[chains, :, start::thin]` in `into`, which has the shape of that."""
+        """Store what a chunk has of `array[chains, :, start::thin]` in `into`, which takes the first of these."""
         of_chains, of_dims, of_samples = self.place(k)
         first = following(of_samples.start, start, thin)
         at = (first - start) // thin
-        n = -(-(of_samples.stop - first) // thin)
+        end = min(of_samples.stop, start + into.shape[2] * thin)
+        n = -(-(end - first) // thin)
         rows = [row for row, chain in enumerate(chains) if of_chains.start <= chain < of_chains.stop]
         inside = [chains[row] - of_chains.start for row in rows]
         block = self._block(raw)[inside, : of_dims.stop - of_dims.start]
-        samples = slice(first - of_samples.start, of_samples.stop - of_samples.start, thin)
+        samples = slice(first - of_samples.start, end - of_samples.start, thin)
         into.view(self._dtype)[rows, of_dims, at : at + n] = block[:, :, samples]
 
-    def with_samples(self, chains: Sequence[int], start: int, thin: int) -> Iterator[int]:
-        """The chunks of an array `(nchain, dim, nsamples)` that hold something of `array[chains, :, start::thin]`."""
+    def with_samples(self, chains: Sequence[int], start: int, thin: int, n: int) -> Iterator[int]:
+        """The chunks that hold some of the first `n` of `array[chains, :, start::thin]`."""
         rows = sorted({chain // self.chunk[0] for chain in chains})
-        length, nsamples = self.chunk[2], self.shape[2]
+        length, nsamples = self.chunk[2], min(self.shape[2], start + n * thin)
         columns = []
         for column in range(start // length, self.counts[2]):
             first = column * length

@@ -7,19 +7,21 @@ import importlib
 import inspect
 import sys
 from collections.abc import Collection, Sequence
-from typing import Any, ClassVar, Protocol, cast, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, cast, runtime_checkable
 
-import msgspec
 import numpy as np
 
 from .buffers import Buffers
 from .device import OnDevice, lies_on_device, take_over
 from .errors import EpochMismatch, NotStorable, UntrustedClass
-from .jexplore import unfetched
+from .jexplore import described, unfetched
+from .kinds import Kind, Kinds
 from .layout import Layout, encode_items, layout_of
+from .metadata import Metadata
 from .tree import Array, Item, Leaf, flatten, restore
 
 EpochDict = dict[str, object]
+_SMALL = 1 << 16  # bytes; what is copied in less time than it takes to ask for room
 
 
 @runtime_checkable
@@ -100,17 +102,20 @@ class Held:
     `device_nbytes`: the bytes that were there when it was handed over.
     """
 
-    __slots__ = ("__weakref__", "_leaves", "device_nbytes", "is_fetched", "layout", "nbytes", "nchain", "nsamples")
+    __slots__ = ("__weakref__", "_leaves", "device_nbytes", "is_fetched", "kind")
 
-    def __init__(self, layout: Layout, leaves: Sequence[Array | OnDevice], nchain: int, nsamples: int) -> None:
-        self.layout = layout
-        self.nchain = nchain
-        self.nsamples = nsamples
-        self.nbytes = sum(layout.nbytes)
+    def __init__(self, kind: Kind, leaves: Sequence[Array | OnDevice]) -> None:
+        self.kind = kind
         self._leaves = list(leaves)
-        there = [leaf for leaf in leaves if isinstance(leaf, OnDevice)]
-        self.device_nbytes = sum(leaf.nbytes for leaf in there)
-        self.is_fetched = not there
+        self.device_nbytes = 0
+        if not kind.is_in_memory:
+            self.device_nbytes = sum(leaf.nbytes for leaf in leaves if isinstance(leaf, OnDevice))
+        self.is_fetched = self.device_nbytes == 0
+
+    @property
+    def layout(self) -> Layout:
+        """Where its parts will lie in a file."""
+        return self.kind.layout
 
     def fetch(self) -> None:
         """Have all of it in memory. Waits for the device that computes it."""
@@ -129,29 +134,43 @@ class Held:
         return leaf.fetch() if isinstance(leaf, OnDevice) else leaf
 
 
-class Prepared(msgspec.Struct, frozen=True):
+class Prepared(NamedTuple):
     """An epoch that was checked and not yet copied. Its arrays are the caller's."""
 
-    items: list[Item]
-    leaves: list[Leaf]
-    nchain: int
-    nsamples: int
-    shapes: dict[str, tuple[int, str]]
-    nbytes: int
+    kind: Kind
+    leaves: Sequence[Leaf]
 
     @property
     def device_nbytes(self) -> int:
         """The bytes that will stay on a device for now."""
-        return sum(leaf.nbytes for leaf in self.leaves if lies_on_device(leaf))
+        return 0 if self.kind.is_in_memory else sum(leaf.nbytes for leaf in self.leaves if lies_on_device(leaf))
+
+    def is_quick(self, *, copy: bool) -> bool:
+        """Whether to take it over takes no longer than to ask for room first: it is small, or needs no copy."""
+        if not self.kind.is_in_memory:
+            return False
+        return self.kind.nbytes <= _SMALL or not any(
+            _must_copy(leaf, copy=copy) for leaf in cast("Sequence[Array]", self.leaves)
+        )
+
+    def described(self) -> Metadata | None:
+        """What the epoch says of the meaning of its numbers; None if it says nothing."""
+        paths = [item.path for item in self.kind.items if item.is_array]
+        return described(dict(zip(paths, self.leaves, strict=True)), self.kind.nchain)
 
     def own(self, buffers: Buffers, *, copy: bool) -> Held:
         """Take the epoch over: NumPy arrays are copied, arrays of a device in a way that lets them be donated.
 
         `copy=False`: the arrays are given away. They are kept by reference where they lie as they will on disk.
         """
-        layout = layout_of(encode_items(self.items))
+        kind = self.kind
+        if copy and kind.is_in_memory and kind.nbytes <= _SMALL:
+            return Held(kind, [leaf.copy() for leaf in cast("Sequence[Array]", self.leaves)])
+        layout = kind.layout
         leaves = [leaf if isinstance(leaf, np.ndarray) else take_over(leaf, buffers, copy=copy) for leaf in self.leaves]
         to_copy = [i for i, leaf in enumerate(leaves) if isinstance(leaf, np.ndarray) and _must_copy(leaf, copy=copy)]
+        if not to_copy:
+            return Held(kind, leaves)
         offsets, end = [], 0
         for i in to_copy:
             offsets.append(end)
@@ -162,7 +181,7 @@ class Prepared(msgspec.Struct, frozen=True):
             mine = memory[offset : offset + layout.nbytes[i]].view(layout.dtypes[i]).reshape(leaf.shape)
             np.copyto(mine, leaf, casting="no")
             leaves[i] = mine
-        return Held(layout, leaves, self.nchain, self.nsamples)
+        return Held(kind, leaves)
 
 
 def _must_copy(leaf: Array, *, copy: bool) -> bool:
@@ -182,8 +201,8 @@ def _is_immutable(leaf: Array) -> bool:
     return isinstance(base, bytes) or (base is not None and hasattr(base, "is_deleted"))
 
 
-def prepare(epoch: object, *, save_stats: bool) -> Prepared:
-    """Check an epoch, given as an object with `to_backend` or as a dict.
+def prepare(epoch: object, *, save_stats: bool, kinds: Kinds | None = None) -> Prepared:
+    """Check an epoch, given as an object with `to_backend` or as a dict. `kinds`: those that needn't be checked again.
 
     Raises:
         NotStorable: an item can't be stored; the message gives its path.
@@ -201,14 +220,19 @@ def prepare(epoch: object, *, save_stats: bool) -> Prepared:
         raise EpochMismatch("the epoch's to_backend(0, stats) gave no samples; an epoch needs at least one")
     if not save_stats and "stats" in data:
         data = {name: value for name, value in data.items() if name != "stats"}
-    return _check(data)
+    found = kinds.recognise(data) if kinds is not None else None
+    if found is None:
+        kind, leaves = found = _check(data)
+        if kinds is not None:
+            kinds.note(kind, data, leaves)
+    return Prepared(*found)
 
 
 def _kind(epoch: object) -> str:
     return f"the class {epoch.__qualname__}" if isinstance(epoch, type) else f"a {type(epoch).__qualname__}"
 
 
-def _check(data: EpochDict) -> Prepared:
+def _check(data: EpochDict) -> tuple[Kind, list[Leaf]]:
     samples = data.get("samples")
     if not isinstance(samples, dict) or "p" not in samples:
         names = sorted(map(str, samples)) if isinstance(samples, dict) else type(samples).__name__
@@ -230,8 +254,7 @@ def _check(data: EpochDict) -> Prepared:
     if first.shape[0] < 1 or first.shape[2] < 1:
         raise EpochMismatch(f"an epoch needs a chain and a sample at least; {first.path} has shape {first.shape}")
     shapes = {item.path.partition("/")[2]: (item.shape[1], item.dtype) for item, _ in pairs}
-    nbytes = sum(leaf.nbytes for leaf in leaves)
-    return Prepared(items, leaves, first.shape[0], first.shape[2], shapes, nbytes)
+    return Kind(items, leaves, first.shape[0], first.shape[2], shapes), leaves
 
 
 def _is_sample(item: Item) -> bool:

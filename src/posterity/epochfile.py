@@ -1,8 +1,8 @@
 """One HDF5 file of epochs: how it is begun, added to and sealed.
 
-A file begins with room for HDF5's superblock and with our own head, which says whose it is. Regions of epochs follow
-(see `layout`). Sealing appends the root group and fills in the superblock: only then is it an HDF5 file. Nothing that
-was written is ever changed, but for the superblock.
+A file begins with room for HDF5's superblock and with our own head, which says whose it is; the run's metadata follow
+on it. Then come regions of epochs (see `layout`). Sealing appends the root group and fills in the superblock: only then
+is it an HDF5 file. Nothing that was written is ever changed, but for the superblock.
 
 Up the stream: `layout`. Down the stream: `files` writes them; `epochreader` reads what is written here.
 """
@@ -15,8 +15,9 @@ import xxhash
 from . import hdf5
 from .chunks import Note
 from .disk import Buffer, Disk, is_full
-from .epochreader import FIRST_REGION, FileHead, Reader, encode_head, encode_root
+from .epochreader import FileHead, Reader, encode_head, encode_root
 from .layout import (
+    METADATA_VERSION,
     PACKED_VERSION,
     Layout,
     Region,
@@ -39,18 +40,22 @@ class EpochFile:
         self.disk = disk
         self.name = name
         self.head = head
-        self.end = FIRST_REGION
+        self.end = head.first_region
         self.groups: dict[int, int] = {}
         self.sync_failed = False
         self._fd = fd
+        self._synced = 0
         self._written = 0  # up to here; what waits to be written comes next, and ends at `end`
         self._waiting: list[Buffer] = []
 
     @classmethod
-    def create(cls, disk: Disk, name: str, head: FileHead) -> "EpochFile":
-        """A new file with nothing but its head."""
+    def create(cls, disk: Disk, name: str, head: FileHead, metadata: str = "") -> "EpochFile":
+        """A new file with nothing but its head, and the run's metadata."""
+        data = metadata.encode()
+        if data:
+            head = head._replace(version=METADATA_VERSION, metadata_size=len(data))
         file = cls(disk, name, disk.create(name), head)
-        file._waiting.append(encode_head(head))
+        file._waiting.append(encode_head(head, data))
         return file
 
     @classmethod
@@ -64,7 +69,7 @@ class EpochFile:
         try:
             found = Reader(disk, file._fd, name).read_head()
             if found is not None:
-                file.head = head._replace(version=found.version)
+                file.head = head._replace(version=found.version, metadata_size=found.metadata_size)
             for index, region in regions:
                 file._note(index, region)
             if disk.size(file._fd) > file.end:
@@ -72,7 +77,7 @@ class EpochFile:
         except OSError:
             file.close()
             raise
-        file._written = file.end
+        file._synced = file._written = file.end
         return file
 
     def _note(self, index: int, region: Region) -> None:
@@ -98,7 +103,7 @@ class EpochFile:
         if not layout.grids and sums is None and layout.size >= _WORTH_PUSHING:
             return self._append_large(base, stamp, layout, arrays)
         if sums is None:
-            sums = tuple(data_sum(as_bytes(array)) for array in arrays)
+            sums = tuple(data_sum(array) for array in arrays)
         if layout.grids:
             return self._append_packed(base, stamp, layout, arrays, sums)
         self._waiting += [bytes(base - self.end), layout.encode_head(base, stamp, arrays, sums)]
@@ -121,7 +126,7 @@ class EpochFile:
         """
         self.flush()
         self.disk.reserve(self._fd, self.end, base + layout.size - self.end)
-        sums = [0 if i in layout.large else data_sum(as_bytes(array)) for i, array in enumerate(arrays)]
+        sums = [0 if i in layout.large else data_sum(array) for i, array in enumerate(arrays)]
         at = base + layout.small_size
         for i in layout.large:
             start, data, digest = base + layout.offsets[i], as_bytes(arrays[i]), xxhash.xxh3_64()
@@ -207,9 +212,12 @@ class EpochFile:
                     self.disk.truncate(self._fd, self.end)
             raise
 
-    def seal(self) -> None:
-        """Make it an HDF5 file: append the root group, fill in the superblock. Nothing is synced."""
-        root = encode_root(self.head, self.groups)
+    def seal(self, metadata: str = "") -> None:
+        """Make it an HDF5 file: append the root group, fill in the superblock. Nothing is synced.
+
+        `metadata`: of the run, as they are by now; a file of an earlier version can't have them.
+        """
+        root = encode_root(self.head, self.groups, metadata if self.head.version >= METADATA_VERSION else "")
         at = align(self.end, 8)
         superblock = hdf5.superblock(at, at + len(root))
         self._waiting += [bytes(at - self.end), root]
@@ -219,6 +227,17 @@ class EpochFile:
         else:
             self.flush()
             self.disk.write_at(self._fd, 0, [superblock])
+
+    @property
+    def is_synced(self) -> bool:
+        """Whether all that was added survives a power cut."""
+        return self._synced == self.end
+
+    def push(self) -> None:
+        """Write what waits, and have the disk begin to take it: a sync has less to wait for. It promises nothing."""
+        start = self._written
+        self.flush()
+        self.disk.push(self._fd, start, self.end - start)
 
     def sync(self) -> None:
         """Write what waits, and wait until all survives a power cut, but for the file's name.
@@ -232,6 +251,7 @@ class EpochFile:
         except OSError:
             self.sync_failed = True
             raise
+        self._synced = self.end
 
     def close(self) -> None:
         """Give the descriptor back."""

@@ -6,6 +6,7 @@ No HDF5 and no lock: what HDF5 would need to know was worked out when the file w
 Up the stream: `epochfile` writes what is read here. Down the stream: `snapshot` reads from it, `recovery` walks it.
 """
 
+import functools
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, Self
@@ -20,7 +21,7 @@ from .layout import (
     FORMAT_VERSION,
     FRAME_HEAD,
     FRAME_MAGIC,
-    PACKED_VERSION,
+    METADATA_VERSION,
     PAGE,
     SUM_NAME,
     Frame,
@@ -40,7 +41,10 @@ from .tree import Array
 _HEAD_AT = 64
 _HEAD = struct.Struct("<8sIIIIQ16sQ")
 _HEAD_MAGIC = b"POSTfile"
-FIRST_REGION = 128
+_METADATA_AT = 128
+_SUM = struct.Struct("<Q")
+_METADATA_NAME = "posterity_metadata"
+_WORTH_SPLITTING = 15_000  # characters; an attribute has at most 64 KiB
 _MAX_FRAME = 1 << 28
 _MAX_SEARCH = 1 << 24
 _SLAB = 1 << 20
@@ -48,13 +52,22 @@ _WORTH_SKIPPING = 1 << 15  # bytes that take longer to copy than a call to the s
 
 
 class FileHead(NamedTuple):
-    """Whose file it is. `rewrite`: how often its content was written anew. `version`: of its format."""
+    """Whose file it is. `rewrite`: how often its content was written anew. `version`: of its format.
+
+    `metadata_size`: the bytes of the metadata that follow on the head; 0: there are none.
+    """
 
     run_id: bytes
     generation: int
     number: int
     rewrite: int
     version: int = FORMAT_VERSION
+    metadata_size: int = 0
+
+    @property
+    def first_region(self) -> int:
+        """Where the first epoch may begin."""
+        return _METADATA_AT + align(_SUM.size + self.metadata_size, 8) if self.metadata_size else _METADATA_AT
 
     def is_same(self, other: "FileHead | None") -> bool:
         """Whether it is the head of the same file, whatever its format."""
@@ -75,13 +88,19 @@ class Scratch:
 
 
 class _Place(NamedTuple):
-    """Where an array's rows are in the file, and which samples of each row are wanted: `start::thin`."""
+    """Where an array's rows are in the file, and which samples of each row are wanted: `n` of `start::thin`."""
 
     offset: int
     dtype: "np.dtype[np.generic]"
     nsamples: int
     start: int
     thin: int
+    n: int
+
+    @property
+    def stop(self) -> int:
+        """The sample after the last one that is wanted."""
+        return self.start + (self.n - 1) * self.thin + 1
 
     @property
     def row_bytes(self) -> int:
@@ -89,13 +108,13 @@ class _Place(NamedTuple):
 
     @property
     def skipped_bytes(self) -> int:
-        """What nobody asked for at the head of each row."""
-        return self.start * self.dtype.itemsize
+        """What nobody asked for at the head and at the end of each row."""
+        return (self.start + self.nsamples - self.stop) * self.dtype.itemsize
 
     def chosen(self, values: Array, column: int) -> tuple[Array, int]:
         """What is wanted of the samples from `column` on, and which column of the result comes first in it."""
         done = max(0, -(-(column - self.start) // self.thin))
-        return values[:, self.start + done * self.thin - column :: self.thin], done
+        return values[:, self.start + done * self.thin - column : max(0, self.stop - column) : self.thin], done
 
 
 class Reader:
@@ -138,15 +157,37 @@ class Reader:
         data = self._read(_HEAD_AT, _HEAD.size)
         if data[:8] != _HEAD_MAGIC or len(data) < _HEAD.size:
             return None
-        _, version, generation, rewrite, _, number, run_id, digest = _HEAD.unpack(data)
+        _, version, generation, rewrite, metadata_size, number, run_id, digest = _HEAD.unpack(data)
         if digest != data_sum(data[:-8]):
             return None
-        if version > PACKED_VERSION:
-            raise NewerFormat(f"{self.name} has format {version}, and this posterity knows {PACKED_VERSION}")
-        return FileHead(run_id, generation, number, rewrite, version)
+        if version > METADATA_VERSION:
+            raise NewerFormat(f"{self.name} has format {version}, and this posterity knows {METADATA_VERSION}")
+        return FileHead(run_id, generation, number, rewrite, version, metadata_size)
 
-    def walk(self, start: int = FIRST_REGION) -> Iterator[tuple[int, Frame]]:
-        """The frames from an offset on, each with its base, until one isn't whole."""
+    def read_metadata(self) -> str | None:
+        """The run's metadata as this file has them: as of its sealing, else of its beginning; None: it has none."""
+        root = self._read_root()
+        if root is not None:
+            return _metadata_in(root)
+        head = self.read_head()
+        if head is None or not 0 < head.metadata_size <= self.size - _METADATA_AT - _SUM.size:
+            return None
+        data = self._read(_METADATA_AT, _SUM.size + head.metadata_size)
+        text = data[_SUM.size :]
+        return text.decode(errors="replace") if _SUM.unpack_from(data)[0] == data_sum(text) else None
+
+    def _read_root(self) -> bytes | None:
+        """The root group of a sealed file; None if it isn't sealed, or damaged."""
+        at = self._root_address()
+        return hdf5.read_group(self._read(at, self.size - at)) if at is not None and at < self.size else None
+
+    def _first_region(self) -> int:
+        head = self.read_head()
+        return _METADATA_AT if head is None else head.first_region
+
+    def walk(self, start: int | None = None) -> Iterator[tuple[int, Frame]]:
+        """The frames from an offset on, by default all, each with its base, until one isn't whole."""
+        start = self._first_region() if start is None else start
         while (found := self._frame_from(start)) is not None:
             yield found
             start = found[0] + found[1].region_size
@@ -158,11 +199,11 @@ class Reader:
         """
         frames: list[tuple[int, Frame]] = []
         damaged: list[int] = []
-        start = FIRST_REGION
+        start = first = self._first_region()
         sealed_at = self._root_address()
         while True:
             frames += self.walk(start)
-            end = frames[-1][0] + frames[-1][1].region_size if frames else FIRST_REGION
+            end = frames[-1][0] + frames[-1][1].region_size if frames else first
             start = max(end, start)
             if sealed_at is not None and start >= sealed_at:
                 return frames, damaged
@@ -272,8 +313,10 @@ class Reader:
         head = self.read_head()
         if head is None:
             return False
-        root = encode_root(head, {index: region.base + region.layout.group_at for index, region in regions})
-        at = align(max((region.end for _, region in regions), default=FIRST_REGION), 8)
+        there = self._read_root()
+        metadata = "" if there is None else _metadata_in(there) or ""
+        root = encode_root(head, {index: region.base + region.layout.group_at for index, region in regions}, metadata)
+        at = align(max((region.end for _, region in regions), default=head.first_region), 8)
         superblock = hdf5.superblock(at, at + len(root))
         return self._read(0, len(superblock)) == superblock and self._read(at, len(root)) == root
 
@@ -308,7 +351,7 @@ class Reader:
             self._check_sum(region, i, array)
 
     def _check_sum(self, region: Region, i: int, array: Array) -> None:
-        if data_sum(as_bytes(array)) != region.sums[i]:
+        if data_sum(array) != region.sums[i]:
             raise self._damaged(region, i, f"its {SUM_NAME} is another one")
 
     def read_samples(
@@ -325,8 +368,8 @@ class Reader:
     ) -> None:
         """Some samples of an array `(nchain, dim, nsamples)`: `array.reshape(-1, nsamples)[:, start::thin]`.
 
-        They are stored in `into`, at the rows that `rows` says. Only the rows asked for are read, piece by piece; with
-        `verify` all of the array is, and its checksum is made on the way.
+        They are stored in `into`, at the rows that `rows` says, as many as it has columns. Only the rows asked for are
+        read, piece by piece; with `verify` all of the array is, and its checksum is made on the way.
 
         Raises:
             Damaged: the file ends before it, or with `verify` its checksum is another one.
@@ -337,7 +380,7 @@ class Reader:
             return
         self._check_there(region, i)
         nsamples = layout.leaves[i].shape[-1]
-        place = _Place(region.base + layout.offsets[i], layout.dtypes[i], nsamples, start, thin)
+        place = _Place(region.base + layout.offsets[i], layout.dtypes[i], nsamples, start, thin, into.shape[1])
         if verify:
             nrows = layout.nbytes[i] // place.row_bytes
             if self._copy_checked(place, nrows, rows, into, scratch) != region.sums[i]:
@@ -360,17 +403,17 @@ class Reader:
             return
         array = self.read_array(region, i, verify=verify).reshape(-1, nsamples)
         for at, first, n in rows:
-            into[at : at + n] = array[first : first + n, start::thin]
+            into[at : at + n] = array[first : first + n, start::thin][:, : into.shape[1]]
 
     def _copy_slabs(self, place: "_Place", rows: Sequence[Rows], into: Array, scratch: "Scratch") -> None:
         """Many short rows at a time. The way through memory that is in the CPU's cache costs nothing."""
         for at, first, count in pieces_of(rows, max(1, _SLAB // place.row_bytes)):
             values = self._values(place.offset + first * place.row_bytes, count, place, scratch)
-            into[at : at + count] = values[:, place.start :: place.thin]
+            into[at : at + count] = values[:, place.start : place.stop : place.thin]
 
     def _copy_rows(self, place: "_Place", rows: Sequence[Rows], into: Array, scratch: "Scratch") -> None:
-        """One row after the other, without what comes before the first sample."""
-        offset, row_bytes = place.offset + place.skipped_bytes, place.row_bytes
+        """One row after the other, without what comes before the first sample and after the last."""
+        offset, row_bytes = place.offset + place.start * place.dtype.itemsize, place.row_bytes
         if place.thin == 1 and into.dtype == place.dtype:
             for at, first, count in rows:
                 begin = offset + first * row_bytes
@@ -381,8 +424,8 @@ class Reader:
         step = max(1, _SLAB // (place.thin * place.dtype.itemsize)) * place.thin
         for at, first, count in rows:
             for k in range(count):
-                for column in range(place.start, place.nsamples, step):
-                    n = min(step, place.nsamples - column)
+                for column in range(place.start, place.stop, step):
+                    n = min(step, place.stop - column)
                     begin = place.offset + (first + k) * row_bytes + column * place.dtype.itemsize
                     values = self._values(begin, 1, place, scratch, n)[:, :: place.thin]
                     done = (column - place.start) // place.thin
@@ -456,7 +499,7 @@ class Reader:
 _NOTHING: Array = np.empty(0, np.uint8)
 
 
-def encode_root(head: FileHead, groups: Mapping[int, int]) -> bytes:
+def encode_root(head: FileHead, groups: Mapping[int, int], metadata: str = "") -> bytes:
     """The root group; `groups`: where each epoch's group is."""
     links = [(f"epoch_{index}", address) for index, address in groups.items()]
     attributes = b"".join(
@@ -466,13 +509,33 @@ def encode_root(head: FileHead, groups: Mapping[int, int]) -> bytes:
             hdf5.number_attribute("generation", head.generation),
             hdf5.number_attribute("number", head.number),
             hdf5.number_attribute("rewrite", head.rewrite),
+            _metadata_attributes(metadata),
         ]
     )
     return hdf5.group(links, attributes)
 
 
-def encode_head(head: FileHead) -> bytes:
-    """The first bytes of a file: room for HDF5's superblock, and whose file it is."""
-    fields = (_HEAD_MAGIC, head.version, head.generation, head.rewrite, 0, head.number, head.run_id)
+@functools.lru_cache(maxsize=16)
+def _metadata_attributes(metadata: str) -> bytes:
+    """Metadata as attributes: one, and more of them if it is long."""
+    parts = [metadata[i : i + _WORTH_SPLITTING] for i in range(0, len(metadata), _WORTH_SPLITTING)]
+    return b"".join(hdf5.text_attribute(_part_name(i), part) for i, part in enumerate(parts))
+
+
+def _part_name(i: int) -> str:
+    return f"{_METADATA_NAME}_{i}" if i else _METADATA_NAME
+
+
+def _metadata_in(root: bytes) -> str | None:
+    """The metadata that a root group has."""
+    texts = hdf5.text_attributes(root)
+    parts = [texts[name] for i in range(len(texts)) if (name := _part_name(i)) in texts]
+    return "".join(parts) or None
+
+
+def encode_head(head: FileHead, metadata: bytes = b"") -> bytes:
+    """The first bytes of a file: room for HDF5's superblock, whose file it is, and the run's metadata."""
+    fields = (_HEAD_MAGIC, head.version, head.generation, head.rewrite, head.metadata_size, head.number, head.run_id)
     body = _HEAD.pack(*fields, 0)[:-8]
-    return (bytes(_HEAD_AT) + body + struct.pack("<Q", data_sum(body))).ljust(FIRST_REGION, b"\0")
+    first = (bytes(_HEAD_AT) + body + _SUM.pack(data_sum(body))).ljust(_METADATA_AT, b"\0")
+    return (first + _SUM.pack(data_sum(metadata)) + metadata).ljust(head.first_region, b"\0") if metadata else first

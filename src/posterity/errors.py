@@ -41,6 +41,10 @@ class RunExists(PosterityError, FileExistsError):
     """`mode="x"` was asked for and the folder holds a run."""
 
 
+class ExportExists(PosterityError, FileExistsError):
+    """There is something already where an export would go."""
+
+
 class ForeignFiles(PosterityError, FileExistsError):
     """Files match `outfile_fmt` and aren't the run's."""
 
@@ -55,6 +59,10 @@ class NewerFormat(PosterityError, OSError):
 
 class SnapshotExpired(PosterityError, LookupError):
     """What the snapshot needs is gone: the run was reset or burned behind it."""
+
+
+class OnlyInMemory(PosterityError, LookupError):
+    """Another process was asked for epochs that only the run's writer has, in memory; `flush` has them written."""
 
 
 class WriteFailed(PosterityError, OSError):

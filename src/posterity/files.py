@@ -28,6 +28,7 @@ from .registry import Entry, FileSpan
 from .tree import Array
 
 logger = logging.getLogger(__name__)
+_MOST_OPEN = 32  # files that wait for a sync together
 
 
 class Change(NamedTuple):
@@ -50,6 +51,7 @@ class Files:
         if packed:  # what was chosen once holds for the run
             self._packing, self._must_choose = layout_of(packed[-1]).packing, False
         self._file: EpochFile | None = None
+        self._complete: list[EpochFile] = []  # sealed, and not yet synced
         self._broken: set[int] = set()
         self._spoiled: Counter[int] = Counter()
         self._made: dict[str, int] = {}  # names of files that were begun, with their number; 0: they replace another
@@ -66,15 +68,32 @@ class Files:
             for action in actions:
                 makes_names |= self._write_file(action, held, change.records, specs)
                 if action.publishes:
-                    self._publishing(action.file, action.file.stop, change)
+                    self._complete += self._publishing(action.file, action.file.stop, change)
+                if len(self._complete) >= _MOST_OPEN or action is actions[-1]:
+                    self._sync()
             if makes_names:
                 self._disk.sync_names()
         return change
 
+    def _sync(self) -> None:
+        """Wait for what was added to files. The disk was told of all of them before: it waits for them together."""
+        for file in self._open():
+            if not file.is_synced:
+                file.sync()
+        self._close_complete()
+
+    def _open(self) -> list[EpochFile]:
+        return self._complete if self._file is None else [*self._complete, self._file]
+
+    def _close_complete(self) -> None:
+        complete, self._complete = self._complete, []
+        for file in complete:
+            file.close()
+
     def _write_file(
         self, action: WriteEpochs, held: Mapping[int, Held], records: list[AnyRecord], specs: dict[bytes, int]
     ) -> bool:
-        """Add epochs to one file and sync it; returns whether the file is new."""
+        """Add epochs to one file; returns whether the file is new. Nothing is synced."""
         needs_file = self._needs_file(action)
         is_new = needs_file and self._open_file(action.file)
         if is_new and self._file is not None and self._file.head.rewrite:
@@ -93,10 +112,9 @@ class Files:
             region = self._file.append(stamp, layout, arrays)
             place = self._place(self._file, part.cut, region, records, specs)
             records.append(Stored(entry.index, entry.first, entry.nsamples, region.size, place))
-        if needs_file and self._file is not None:
-            if action.publishes:
-                self._file.seal()
-            self._file.sync()
+        if needs_file and action.publishes and self._file is not None:
+            self._file.seal(self._catalog.annotation)
+            self._file.push()
         return is_new
 
     def _needs_file(self, action: WriteEpochs) -> bool:
@@ -131,7 +149,7 @@ class Files:
         """Have the file open that epochs of `span` go to; returns whether its name is new in the folder."""
         if self._file is not None and self._file.head.number == span.number:
             return False
-        self.close()
+        self._close_current()
         catalog = self._catalog
         began = catalog.began
         name = filling_name(began.outfile_fmt, span.number)
@@ -141,7 +159,7 @@ class Files:
             head = self._head(span.number, rewrite, [])
             self._broken.discard(span.number)
             self._made[name] = span.number
-            self._file = EpochFile.create(self._disk, name, head)
+            self._file = EpochFile.create(self._disk, name, head, self._catalog.annotation)
             return True
         head = self._head(span.number, known[0][1].rewrite, [])
         regions = [(i, catalog.region(place)) for i, place in known]
@@ -173,18 +191,21 @@ class Files:
             with self._doubting():
                 self._open_file(action.file)
                 assert self._file is not None
-                self._file.seal()
+                self._file.seal(self._catalog.annotation)
                 self._file.sync()
-        self._publishing(action.file, action.stop, change)
+        for file in self._publishing(action.file, action.stop, change):
+            file.close()
         return change
 
-    def _publishing(self, span: FileSpan, stop: int, change: Change) -> None:
-        """Have a sealed file get its name."""
+    def _publishing(self, span: FileSpan, stop: int, change: Change) -> list[EpochFile]:
+        """Have a sealed file get its name; returns it, if it was open, to be closed."""
         change.records.append(Published(span.number, stop))
-        if self._file is not None and self._file.head.number == span.number:
-            name = file_name(self._catalog.began.outfile_fmt, span.number)
-            change.chores.append(Chore("publish", self._file.name, name))
-            self.close()
+        file = self._file
+        if file is None or file.head.number != span.number:
+            return []
+        change.chores.append(Chore("publish", file.name, file_name(self._catalog.began.outfile_fmt, span.number)))
+        self._file = None
+        return [file]
 
     # ---- writing anew --------------------------------------------------------------------------------------------
 
@@ -226,7 +247,7 @@ class Files:
         places: list[Place | None] = []
         head = self._head(span.number, rewrite, [place for _, place in self._regions(span)])
         self._made[name] = 0
-        file = EpochFile.create(self._disk, name, head)
+        file = EpochFile.create(self._disk, name, head, self._catalog.annotation)
         try:
             for part in parts:
                 place = None
@@ -235,7 +256,7 @@ class Files:
                     place = self._place(file, cut, region, records, specs)
                 places.append(place)
             if not filling:
-                file.seal()
+                file.seal(self._catalog.annotation)
             file.sync()
         finally:
             file.close()
@@ -305,8 +326,9 @@ class Files:
         try:
             yield
         except OSError as error:
-            if self._file is not None and (self._file.sync_failed or not is_full(error)):
-                self._broken.add(self._file.head.number)
+            for file in self._open():
+                if file.sync_failed or not is_full(error):
+                    self._broken.add(file.head.number)
             self.close()
             raise
 
@@ -322,7 +344,11 @@ class Files:
         self.close()
 
     def close(self) -> None:
-        """Close the file that is open, if one is."""
+        """Close the files that are open."""
+        self._close_complete()
+        self._close_current()
+
+    def _close_current(self) -> None:
         if self._file is not None:
             file, self._file = self._file, None
             file.close()

@@ -5,8 +5,9 @@ Up the stream: `snapshot` asks. Down the stream: `sources` has the numbers.
 
 import math
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -46,7 +47,10 @@ class _Job(NamedTuple):
 
 
 class Gathering:
-    """One call of `get_samples`: the results, and how the reading of them is shared out among all cores."""
+    """One call of `get_samples`: the results, and how the reading of them is shared out among all cores.
+
+    `n`: samples in all. `dims`: of which names only some dimensions are wanted, and which.
+    """
 
     def __init__(
         self,
@@ -58,6 +62,7 @@ class Gathering:
         n: int,
         thin: int,
         verify: bool,
+        dims: Mapping[str, Sequence[int]] = MappingProxyType({}),
     ) -> None:
         self._disk = disk
         self._shelf = shelf
@@ -67,6 +72,7 @@ class Gathering:
         self._n = n
         self._thin = thin
         self._verify = verify
+        self._dims = dims
         self._shapes: dict[str, tuple[int, int, object]] = {}
         self._first: deque[Shelves] = deque()  # what was opened at the beginning, for whoever comes first
         self.results: dict[str, Array] = {}
@@ -92,8 +98,9 @@ class Gathering:
         chains = chosen_chains(self._mask, nchain)
         dtype = source.layout.dtypes[leaf]
         self._shapes[path] = (nchain, dim, dtype)
-        shape = (nchain if chains is None else len(chains), dim, self._n)
-        return rows_of(chains, nchain, dim), shape, dtype
+        dims = self._dims.get(name)
+        shape = (nchain if chains is None else len(chains), dim if dims is None else len(dims), self._n)
+        return rows_of(chains, nchain, dim, dims), shape, dtype
 
     def _begin(self, name: str, rows: list[Rows], shape: tuple[int, int, int], dtype: Dtype) -> _Wanted:
         """Make room for the samples of a name."""

@@ -32,6 +32,8 @@ SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _DATASPACE, _LINK_INFO, _DATATYPE, _FILL, _LINK, _LAYOUT, _GROUP_INFO = 1, 2, 3, 5, 6, 8, 10
 _FILTERS, _ATTRIBUTE = 11, 12
 _PREFIX = struct.Struct("<4sBBI")
+_MESSAGE = struct.Struct("<BHB")
+_ATTRIBUTE_HEAD = struct.Struct("<BBHHHB")
 _INDEX_HEADER = struct.Struct("<4sBBBBQQ")
 _INDEX_BLOCK = struct.Struct("<4sBBQ")
 _FIXED_ARRAY = 3
@@ -62,6 +64,32 @@ def group(links: Iterable[tuple[str, int]], attributes: bytes = b"") -> bytes:
     return with_checksum(_PREFIX.pack(b"OHDR", 2, 2, len(body)) + body)
 
 
+def read_group(data: bytes) -> bytes | None:
+    """The object header of a group that `data` begins with; None if it isn't one of ours, or a bit of it is wrong."""
+    if len(data) < _PREFIX.size or data[:6] != b"OHDR\2\2":
+        return None
+    end = _PREFIX.size + _PREFIX.unpack_from(data)[3]
+    return data[: end + 4] if data[: end + 4] == with_checksum(data[:end]) else None
+
+
+def text_attributes(header: bytes) -> dict[str, str]:
+    """The attributes in a group's object header that `text_attribute` made."""
+    found: dict[str, str] = {}
+    at, end = _PREFIX.size, len(header) - 4
+    while at + _MESSAGE.size <= end:
+        kind, size, _ = _MESSAGE.unpack_from(header, at)
+        message = header[at + _MESSAGE.size : at + _MESSAGE.size + size]
+        at += _MESSAGE.size + size
+        if kind == _ATTRIBUTE and size >= _ATTRIBUTE_HEAD.size:
+            _, _, name_size, type_size, space_size, _ = _ATTRIBUTE_HEAD.unpack_from(message)
+            name_at, type_at = _ATTRIBUTE_HEAD.size, _ATTRIBUTE_HEAD.size + name_size
+            data = message[type_at + type_size + space_size :]
+            if data and message[type_at : type_at + type_size] == _utf8_type(len(data)):
+                name = message[name_at : type_at - 1].decode(errors="replace")
+                found[name] = data.decode(errors="replace")
+    return found
+
+
 def with_checksum(header: bytes) -> bytes:
     """A header and its checksum, which are its last four bytes."""
     return header + struct.pack("<I", checksum(header))
@@ -75,8 +103,7 @@ def group_size(names: Iterable[str], attributes: int = 0) -> int:
 def text_attribute(name: str, text: str) -> bytes:
     """An attribute that holds fixed-length UTF-8 text."""
     data = text.encode() or b"\0"
-    kind = type_message(utf8_dtype(len(data)))
-    return _attribute(name, kind, data)
+    return _attribute(name, _utf8_type(len(data)), data)
 
 
 def number_attribute(name: str, number: int) -> bytes:
@@ -181,6 +208,11 @@ def utf8_dtype(nbytes: int) -> np.dtype[np.generic]:
 
 
 @functools.lru_cache(maxsize=512)
+def _utf8_type(nbytes: int) -> bytes:
+    return type_message(utf8_dtype(nbytes))
+
+
+@functools.lru_cache(maxsize=512)
 def _encoded_type(dtype: np.dtype[np.generic]) -> bytes:
     encoded: bytes = h5py.h5t.py_create(dtype, logical=True).encode()
     return encoded[2:]
@@ -195,7 +227,7 @@ def type_message(dtype: np.dtype[np.generic]) -> bytes:
 
 
 def _message(kind: int, data: bytes, flags: int = 0) -> bytes:
-    return struct.pack("<BHB", kind, len(data), flags) + data
+    return _MESSAGE.pack(kind, len(data), flags) + data
 
 
 def _dataspace(shape: tuple[int, ...]) -> bytes:
@@ -240,5 +272,5 @@ def _link(name: str, address: int) -> bytes:
 
 def _attribute(name: str, kind: bytes, data: bytes) -> bytes:
     encoded, space = name.encode() + b"\0", _dataspace(())
-    head = struct.pack("<BBHHHB", 3, 0, len(encoded), len(kind), len(space), 1)
+    head = _ATTRIBUTE_HEAD.pack(3, 0, len(encoded), len(kind), len(space), 1)
     return _message(_ATTRIBUTE, head + encoded + kind + space + data)

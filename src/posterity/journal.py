@@ -11,8 +11,9 @@ Up the stream: `store` appends. Down the stream: `recovery` replays.
 """
 
 import struct
+import typing
 from collections.abc import Sequence
-from typing import Annotated, TypeAlias
+from typing import TypeAlias
 
 import msgspec
 import xxhash
@@ -23,18 +24,18 @@ from .layout import is_packed
 
 NAME = "posterity.journal"
 NEW_NAME = ".posterity.journal.new"
-VERSION = 2
-_UNPACKED_VERSION = 1
+VERSION = 3
+_PLAIN_VERSION, _PACKED_VERSION, _METADATA_VERSION = 1, 2, 3
 _MAGIC = b"POSTjrnl"
 _HEADER = struct.Struct("<8sII")
 _MARKER = b"\xb5\x0aPb"
 _BATCH = struct.Struct("<4sIQ")
 
 # What a number may be, looked at when a record is decoded: a forged one mustn't overflow what it is put into later.
-Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
-Number: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=1 << 62)]
-Turn: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=1 << 31)]  # of 4 bytes in the head of a file
-RunId: TypeAlias = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
+Count: TypeAlias = typing.Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
+Number: TypeAlias = typing.Annotated[int, msgspec.Meta(ge=1, le=1 << 62)]
+Turn: TypeAlias = typing.Annotated[int, msgspec.Meta(ge=0, le=1 << 31)]  # of 4 bytes in the head of a file
+RunId: TypeAlias = typing.Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 
 
 class Record(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -131,13 +132,21 @@ class Dropped(Record, frozen=True, tag=8):
     stop: Count
 
 
-AnyRecord: TypeAlias = Began | Grouped | Described | Stored | Passed | Burned | Published | Rewritten | Dropped
+class Annotated(Record, frozen=True, tag=9):
+    """What the numbers mean, as `metadata.encode` has it; the last one holds."""
+
+    text: str
+
+
+AnyRecord: TypeAlias = (
+    Began | Grouped | Described | Stored | Passed | Burned | Published | Rewritten | Dropped | Annotated
+)
 _decoder = msgspec.msgpack.Decoder(list[AnyRecord])
 _encoder = msgspec.msgpack.Encoder()
 
 
-def encode_header(version: int = _UNPACKED_VERSION) -> bytes:
-    """The first bytes of a journal. Packed layouts came with version 2; who has none writes version 1."""
+def encode_header(version: int = _PLAIN_VERSION) -> bytes:
+    """The first bytes of a journal. Packed layouts came with version 2, metadata with version 3."""
     return _HEADER.pack(_MAGIC, version, 0)
 
 
@@ -157,6 +166,11 @@ def decode(data: bytes) -> tuple[list[AnyRecord], int]:
     return _decode_whole(data)[:2]
 
 
+def version_of(data: bytes) -> int:
+    """The format that a good journal is written in."""
+    return int(_HEADER.unpack_from(data)[1])
+
+
 def _decode_whole(data: bytes) -> tuple[list[AnyRecord], int, int]:
     """As `decode`, and the offset of the last batch."""
     if len(data) < _HEADER.size or data[:8] != _MAGIC:
@@ -174,6 +188,8 @@ def _decode_whole(data: bytes) -> tuple[list[AnyRecord], int, int]:
             f"{NAME} is damaged at offset {end}: good records follow at {at}. The samples are in the files; "
             f"`posterity.repair` rebuilds it from them"
         )
+    if records and (version == _METADATA_VERSION) != any(isinstance(record, Annotated) for record in records):
+        raise Damaged(f"{NAME} says that its format is {version}, and it isn't: its header is damaged")
     return records, end, last
 
 
@@ -230,7 +246,8 @@ class Journal:
         self._disk = disk
         self._fd = fd
         self.end = end
-        self.takes_packed = version > _UNPACKED_VERSION
+        self.takes_packed = version >= _PACKED_VERSION
+        self.takes_metadata = version >= _METADATA_VERSION
         self.is_broken = False
 
     @classmethod
@@ -240,7 +257,9 @@ class Journal:
         `takes_packed`: packed layouts will be described in it.
         """
         takes_packed |= any(isinstance(record, Described) and is_packed(record.spec) for record in records)
-        version = VERSION if takes_packed else _UNPACKED_VERSION
+        version = _PACKED_VERSION if takes_packed else _PLAIN_VERSION
+        if any(isinstance(record, Annotated) for record in records):
+            version = _METADATA_VERSION
         header = encode_header(version)
         data = header + encode_batch(records, len(header))
         fd = disk.create(NEW_NAME)

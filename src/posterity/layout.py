@@ -33,6 +33,7 @@ from .tree import MAX_AXES, Array, Item, dtype_from_text
 
 FORMAT_VERSION = 1
 PACKED_VERSION = 2
+METADATA_VERSION = 3
 MOST_PACKED = 1024  # bytes of arrays for one byte of a region: what a file can make its readers allocate is bounded
 PAGE = 4096
 LARGE = 16384
@@ -43,7 +44,7 @@ _TOO_LARGE = 1 << 60
 FRAME_MAGIC = b"POSTepch"
 _FRAME = struct.Struct("<8sIIIIQQQQQQ16s")
 _HASH = struct.Struct("<Q")
-_SUM, _CHECK, _NUMBER = struct.Struct("<QI"), struct.Struct("<I"), struct.Struct("<Q")
+_CHECK, _NUMBER = struct.Struct("<I"), struct.Struct("<Q")
 _STAMPED = ("index", "first", "nsamples", "burned")
 _MOST_TEMPLATES = 1 << 20  # bytes, of a layout
 _items_decoder = msgspec.msgpack.Decoder(list[Item])
@@ -62,9 +63,9 @@ class _PackedSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 _packed_decoder = msgspec.msgpack.Decoder(_PackedSpec)
 
 
-def data_sum(data: bytes | bytearray | memoryview) -> int:
-    """Our checksum: XXH3, 64 bits (github.com/Cyan4973/xxHash, doc/xxhash_spec.md)."""
-    return xxhash.xxh3_64_intdigest(data)
+def data_sum(data: bytes | bytearray | memoryview | Array) -> int:
+    """Our checksum of some bytes, or of a contiguous array's: XXH3, 64 bits (github.com/Cyan4973/xxHash)."""
+    return xxhash.xxh3_64_intdigest(data)  # type: ignore[arg-type]  # NumPy tells it from Python 3.12 on
 
 
 def as_bytes(array: Array) -> memoryview:
@@ -114,9 +115,8 @@ class Layout:
         self._place_headers()
         self._place_data()
         self.by_path = {item.path: i for i, item in enumerate(self.leaves)}
-        self._ends = [
-            self._places[item.path] + header.size for item, header in zip(self.leaves, self._headers, strict=True)
-        ]
+        starts = [self._places[item.path] for item in self.leaves]
+        self._spans = [(at, at + header.size) for at, header in zip(starts, self._headers, strict=True)]
         self._templates: dict[tuple[int, bytes, int], bytes] = {}
 
     def _cut(self, packed: _PackedSpec) -> None:
@@ -210,17 +210,17 @@ class Layout:
         struct.pack_into(f"<{len(sums)}Q", head, _FRAME.size + len(self.spec), *sums)
         with memoryview(head) as view:
             _HASH.pack_into(head, self.frame_size - 8, data_sum(view[: self.frame_size - 8]))
-            for item, end, array_sum in zip(self.leaves, self._ends, sums, strict=False):
-                _SUM.pack_into(head, end - 12, array_sum, 0)
-                _CHECK.pack_into(head, end - 4, checksum(view[self._places[item.path] : end - 4].tobytes()))
-            for at, number in zip(self._stamp_at, (stamp.epoch, stamp.first, stamp.nsamples, stamp.cut), strict=True):
-                _NUMBER.pack_into(head, at, number)
-            end = self._stamp_at[-1] + 8
-            _CHECK.pack_into(head, end, checksum(view[self.group_at : end].tobytes()))
+        for (at, end), array_sum in zip(self._spans, sums, strict=False):
+            _NUMBER.pack_into(head, end - 12, array_sum)
+            _CHECK.pack_into(head, end - 4, checksum(bytes(head[at : end - 4])))
+        at, end = self.group_at, self._stamp_at[-1] + 8
+        for number_at, number in zip(self._stamp_at, stamp[2:], strict=True):
+            _NUMBER.pack_into(head, number_at, number)
+        _CHECK.pack_into(head, end, checksum(bytes(head[at:end])))
         head[self.index_at : self.index_at + len(index)] = index
         for i in self.small:
             at = self.offsets[i]
-            head[at : at + self.nbytes[i]] = as_bytes(arrays[i])
+            head[at : at + self.nbytes[i]] = arrays[i].tobytes()
         return head
 
     @property

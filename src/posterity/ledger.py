@@ -17,32 +17,22 @@ from functools import partial
 from itertools import takewhile
 from typing import NamedTuple
 
-import msgspec
-
 from .bells import Bell, Bells
 from .catalog import Catalog
 from .disk import is_full
 from .epoch import Held, Prepared
-from .errors import BurnLowered, Closed, EpochMismatch, Forked, MailboxFull, PosterityError, WriteFailed
+from .errors import BurnLowered, Closed, Forked, MailboxFull, PosterityError, WriteFailed
+from .faults import Fault, Faults
+from .fit import Fit, Shapes
+from .metadata import begun, completed
 from .options import Options
 from .pins import Pin, Pins
 from .policy import Action, Demand, done, is_met, memory_floor, pending, plan, write_target
-from .registry import Registry, admit, raise_burn, reset, start_series
+from .registry import Registry, admit, describe, raise_burn, reset, start_series
 from .room import Room, Ticket
 from .shelf import Shelf
 from .states import Event, State, after
 from .store import Outcome
-
-Shapes = dict[str, tuple[int, str]]
-
-
-class Fault(msgspec.Struct, frozen=True):
-    """What is wrong with the disk. `since`, `at`: seconds since 1970, of the first and of the last failure."""
-
-    error: OSError
-    since: float
-    at: float
-    attempts: int
 
 
 class View(NamedTuple):
@@ -81,18 +71,18 @@ class Ledger:
         self._bells = Bells()
         self._registry = start_series(raise_burn(registry, options.burn, asked=True), options.epochs_per_file)
         self._shelf = Shelf(catalog)
-        self._nchain, self._shapes = shapes
+        self._fit = Fit(*shapes)
+        self._is_told = False
         self._demand = Demand()
         self._room = Room(options)
         self._pins = Pins()
         self._state = State.RUNNING
-        self._fault: Fault | None = None
-        self._failures = 0
-        self._last_error: OSError | None = None
+        self._faults = Faults()
         self._is_tidy = True
         self._has_asides = False
         self._is_on_disk = catalog is not None
         self._is_silent = False
+        self._before_closing: list[Callable[[], None]] = []
         self._nfetched = 0
         self._never_comes: Exception | None = None
         self.waited_s = 0.0
@@ -159,7 +149,7 @@ class Ledger:
     @property
     def fault(self) -> Fault | None:
         """What is wrong with the disk, if anything is."""
-        return self._fault
+        return self._faults.now
 
     @property
     def pending(self) -> tuple[int, int]:
@@ -194,23 +184,8 @@ class Ledger:
     # ---- handing over --------------------------------------------------------------------------------------------
 
     def check_fits(self, epoch: Prepared) -> None:
-        """Refuse an epoch that doesn't fit the run.
-
-        Raises:
-            EpochMismatch: another number of chains, or another dim or dtype for a name that was there before.
-        """
-        if self._nchain and epoch.nchain != self._nchain:
-            raise EpochMismatch(
-                f"the epoch has {epoch.nchain} chains and the run has {self._nchain}; "
-                f"reset() the run, or use another outdir"
-            )
-        for name, shape in epoch.shapes.items():
-            known = self._shapes.get(name, shape)
-            if shape != known:
-                raise EpochMismatch(
-                    f"samples[{name!r}] has dim {shape[0]} and dtype {shape[1]}, and in the run it has dim {known[0]} "
-                    f"and dtype {known[1]}; convert it, reset() the run, or use another outdir"
-                )
+        """Refuse an epoch that doesn't fit the run; see `Fit.check`."""
+        self._fit.check(epoch.kind, self._registry)
 
     def ask_room(self, epoch: Prepared, is_alive: Callable[[], bool] | None = None) -> Ticket:
         """Ask for room for an epoch; whoever asked first gets it first. `is_alive`: see `Ticket`.
@@ -218,7 +193,7 @@ class Ledger:
         Raises:
             Closed: no epochs are taken any more.
         """
-        size = epoch.nbytes, epoch.device_nbytes
+        size = epoch.kind.nbytes, epoch.device_nbytes
         ticket = Ticket(*size) if is_alive is None else Ticket(*size, is_alive)
         with self._lock:
             if not self._is_silent:
@@ -249,18 +224,39 @@ class Ledger:
         """
         with self._lock:
             self._refuse_if_closed()
-            self.check_fits(epoch)
-            index = self._registry.next_index
-            registry = admit(self._registry, held.nsamples, held.nbytes, held.device_nbytes)
-            self._shelf.held[index] = held
-            self._nchain = epoch.nchain
-            if epoch.shapes.keys() - self._shapes.keys():
-                self._shapes = {**self._shapes, **epoch.shapes}
-            self._registry = registry  # the one step: a Ctrl-C before it changes nothing, one after it loses nothing
+            found = self._admit(epoch, held)
             self._room.give_up(ticket)
             self.waited_s += waited_s
             self._bells.ring()
-            return registry.generation, index
+            return found
+
+    def try_hand_over(self, epoch: Prepared, held: Held) -> tuple[int, int] | None:
+        """As `hand_over`, without having asked for room; None if there is none, or somebody waits for it."""
+        with self._lock:
+            if not (self._state.takes_epochs and self._room.has_for(epoch.kind.nbytes, self.pending)):
+                return None
+            found = self._admit(epoch, held)
+            self._bells.ring()
+            return found
+
+    def _admit(self, epoch: Prepared, held: Held) -> tuple[int, int]:
+        self.check_fits(epoch)
+        kind, index = epoch.kind, self._registry.next_index
+        known = self._registry if self._is_told else self._described(epoch)
+        registry = admit(known, kind.nsamples, kind.nbytes, held.device_nbytes)
+        self._shelf.held[index] = held
+        self._is_told = True
+        self._fit.take(kind)
+        self._registry = registry  # the one step: a Ctrl-C before it changes nothing, one after it loses nothing
+        return registry.generation, index
+
+    def _described(self, epoch: Prepared) -> Registry:
+        """The registry, with what the first epoch of a session says of its numbers."""
+        learned = epoch.described()
+        if learned is None:
+            return self._registry
+        metadata = completed(self._registry.metadata, learned)
+        return self._registry if metadata == self._registry.metadata else describe(self._registry, metadata)
 
     def _grant(self) -> bool:
         return self._state.takes_epochs and self._room.grant(self.pending, self.on_device)
@@ -273,7 +269,7 @@ class Ledger:
     def full_error(self) -> MailboxFull:
         """The error of who doesn't wait for room."""
         epochs, nbytes = self.pending
-        why = f": {self._fault.error}" if self._fault else ""
+        why = f": {self.fault.error}" if self.fault else ""
         there = f", {on_device / 1e6:.1f} MB of them on a device" if (on_device := self.on_device) else ""
         error = MailboxFull(
             f"{epochs} epochs of {nbytes / 1e6:.1f} MB wait to be written{there}; there is no room{why}"
@@ -282,7 +278,7 @@ class Ledger:
         return error
 
     def _cause(self) -> BaseException | None:
-        return self._fault.error if self._fault else self.lost
+        return self.fault.error if self.fault else self.lost
 
     @property
     def is_unused(self) -> bool:
@@ -314,12 +310,13 @@ class Ledger:
             self._bells.ring()
 
     def reset(self) -> None:
-        """Start empty; what was there goes when the writer gets to it."""
+        """Start empty, with the metadata given at opening; what was there goes when the writer gets to it."""
+        metadata = begun(self.options.given)
         with self._lock:
             self._refuse_if_closed()
-            self._registry = reset(self._registry, self.options.epochs_per_file)
+            self._registry = describe(reset(self._registry, self.options.epochs_per_file), metadata)
             self._shelf = Shelf(None)
-            self._nchain, self._shapes = 0, {}
+            self._fit, self._is_told = Fit(), False
             self._demand = Demand()
             self._nfetched, self._never_comes = 0, None
             self._is_tidy = not self._is_on_disk
@@ -333,7 +330,7 @@ class Ledger:
             n = registry.next_index
             demand = Demand(n, n if publish else 0, registry.burn if n or self._is_on_disk else 0)
             self._ask(demand)
-            return registry.generation, demand, self._failures
+            return registry.generation, demand, self._faults.count
 
     def demand_epoch(self, generation: int, index: int) -> None:
         """Ask that an epoch be written, with those before it."""
@@ -348,7 +345,7 @@ class Ledger:
 
     def is_done(self, asked: tuple[int, Demand, int]) -> bool:
         """Whether a demand is met, or there is no sense in waiting: a condition to wait for."""
-        return self._state.is_over or self._failures > asked[2] or self._is_met(asked)
+        return self._state.is_over or self._faults.count > asked[2] or self._is_met(asked)
 
     def _is_met(self, asked: tuple[int, Demand, int]) -> bool:
         generation, demand, _ = asked
@@ -365,17 +362,17 @@ class Ledger:
         """
         self._check_state()
         if not self.holds(partial(self._is_met, asked)):
-            self._raise_failure(asked[2])
+            self._faults.raise_since(asked[2])
             raise Closed("the backend was closed before all was written")
 
     @property
     def failures(self) -> int:
         """How many attempts to write failed so far."""
-        return self._failures
+        return self._faults.count
 
     def has_failed(self, failures: int) -> bool:
         """Whether an attempt failed since there were `failures`: a condition to wait for."""
-        return self._failures > failures
+        return self._faults.count > failures
 
     def check_settled(self, failures: int) -> None:
         """Raise what kept memory and disk from being as the policy says, since there were so many `failures`.
@@ -385,16 +382,11 @@ class Ledger:
         """
         self._check_state()
         if not self.holds(self.is_settled):
-            self._raise_failure(failures)
+            self._faults.raise_since(failures)
 
     def _check_state(self) -> None:
         if self._state is State.FAILED:
             raise WriteFailed(f"the writer broke: {self.lost}") from self.lost
-
-    def _raise_failure(self, failures: int) -> None:
-        """It may be over since: the last one counts all the same."""
-        if self._failures > failures and self._last_error is not None:
-            raise WriteFailed(f"writing failed: {self._last_error}; it is tried again") from self._last_error
 
     def has_news(self, seen: tuple[int, int, int] | None, min_samples: int) -> bool:
         """Whether enough changed since a generation, samples and burn that were seen: a condition to wait for."""
@@ -442,7 +434,7 @@ class Ledger:
             demand=self._demand,
             pinned_burn=self._pinned_burn(),
             nfetched=self._count_fetched(),
-            is_in_doubt=self._fault is not None and not is_full(self._fault.error),
+            is_in_doubt=self.fault is not None and not is_full(self.fault.error),
         )
 
     def _pinned_burn(self) -> int | None:
@@ -458,7 +450,8 @@ class Ledger:
                 self._is_tidy = outcome.is_tidy
                 self._let_go()
             self._has_asides = outcome.has_asides
-            self._note_fault(outcome.error)
+            self._faults.note(outcome.error)
+            self._state = after(self._state, Event.WRITE_FAILED if outcome.error else Event.WRITE_WORKED)
             self._grant()
             self._bells.ring()
 
@@ -516,31 +509,29 @@ class Ledger:
         """Forget the epochs that needn't stay in memory: those on disk, unless a snapshot shows more than is there."""
         floor = memory_floor(self._registry, self.options.inmem_epochs)
         held = self._shelf.held
+        is_read = bool(self._pins)
         for index in list(takewhile(floor.__gt__, held)):
-            if not self._pins.show_cut(self._registry, index):
+            if not (is_read and self._pins.show_cut(self._registry, index)):
                 del held[index]
 
-    def _note_fault(self, error: OSError | None) -> None:
-        if error is None:
-            self._fault = None
-            self._state = after(self._state, Event.WRITE_WORKED)
-            return
-        now = time.time()
-        first = self._fault or Fault(error, now, now, 0)
-        self._fault = Fault(error, first.since, now, first.attempts + 1)
-        self._failures += 1
-        self._last_error = error
-        self._state = after(self._state, Event.WRITE_FAILED)
+    def call_before_closing(self, call: Callable[[], None]) -> None:
+        """Have something called that hands over what it holds, before no more epochs are taken. It must not raise."""
+        with self._lock:
+            self._before_closing.append(call)
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether the process is about to end: who hands over waits for that, in place of an error."""
+        return self._is_silent
 
     def ask_close(self, *, silently: bool = False) -> None:
-        """Take no more epochs, and write and publish all that is there.
-
-        `silently`: the process is about to end; who hands over waits for that, in place of an error.
-        """
+        """Take no more epochs, and write and publish all that is there. `silently`: see `is_silent`."""
+        self._is_silent |= silently and not self._state.is_over
+        for call in self._before_closing:
+            call()  # without the lock: it has one of its own
         with self._lock:
             if self._state.is_over:
                 return
-            self._is_silent |= silently
             self._state = after(self._state, Event.CLOSE_ASKED)
             registry = self._registry
             n = registry.next_index

@@ -6,13 +6,15 @@ Up the stream: whoever opens a backend. Down the stream: every module that needs
 import difflib
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
 from .codec import DEFAULT_LEVEL, LEVELS, Codec, Packing, check_codec
 from .errors import UnknownOption
+from .metadata import Given, Parameter, check_attributes, check_chains, check_parameters, check_size
 
 Mode = Literal["a", "x", "w"]
 OnFull = Literal["wait", "raise"]
@@ -49,7 +51,16 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     exit_timeout_s: float = 60.0
     flush_on_sigterm: bool = False
     reader_threads: int = 4
+    diagnose: bool | tuple[str, ...] = False
     trusted_classes: tuple[str, ...] = ()
+    parameters: dict[str, tuple[Parameter, ...]] | None = None
+    chains: dict[str, int] | None = None
+    attributes: dict[str, Any] | None = None  # msgspec takes `object` for a class of its own
+
+    @property
+    def diagnosed(self) -> tuple[str, ...]:
+        """The names of the samples that are diagnosed while the run is written."""
+        return self.diagnose if isinstance(self.diagnose, tuple) else ("p",) if self.diagnose else ()
 
     @property
     def packing(self) -> Packing | None:
@@ -58,6 +69,11 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
             return None
         level = self.compression_level
         return Packing(self.compression, DEFAULT_LEVEL[self.compression] if level is None else level, self.shuffle)
+
+    @property
+    def given(self) -> Given:
+        """What was said of the numbers' meaning."""
+        return Given(self.parameters, self.chains, self.attributes)
 
 
 _LEAST = {
@@ -72,6 +88,13 @@ _LEAST = {
     "reader_threads": 1,
     "warn_free_bytes": 0,
     "exit_timeout_s": 0.0,
+}
+
+
+_DESCRIBING: dict[str, Callable[[object], object]] = {
+    "parameters": check_parameters,
+    "chains": check_chains,
+    "attributes": check_attributes,
 }
 
 
@@ -93,13 +116,15 @@ def parse_options(burn: int, outdir: str | os.PathLike[str], given: dict[str, ob
     if isinstance(values["outdir"], bytes):
         values["outdir"] = os.fsdecode(values["outdir"])
     for name, value in values.items():
-        values[name] = _plain(value)
+        check = _DESCRIBING.get(name)
+        values[name] = _plain(value) if check is None else None if value is None else check(value)
     try:
         options = msgspec.convert(values, Options, dec_hook=_decode)
     except msgspec.ValidationError as error:
         raise TypeError(f"an option has the wrong type: {error}") from error
     _check_ranges(options)
     _check_compression(options)
+    check_size(options.given)
     if options.outfile_fmt is not None:
         check_format(options.outfile_fmt)
     return options

@@ -89,7 +89,7 @@ class PackedReader:
         nchain, dim, _ = grid.shape
         chosen = range(nchain) if chains is None else chains
         cube = into.reshape(len(chosen), dim, into.shape[1])
-        jobs = [(i, k) for k in grid.with_samples(chosen, start, thin)]
+        jobs = [(i, k) for k in grid.with_samples(chosen, start, thin, into.shape[1])]
         self._each_chunk(jobs, lambda job, raw: grid.put_samples(cube, job[1], raw, chosen, start, thin))
 
     def check_stored(self) -> None:

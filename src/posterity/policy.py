@@ -5,6 +5,7 @@ The rules, in words:
 - what burn took before it was written is never written, unless somebody still reads it; what it took later goes: whole
   files soon, a part of a file when half of that file is dead, or when somebody asked for it;
 - the newest epoch on disk keeps its last sample, whatever burn says: sampling continues from it;
+- what the numbers mean is stored before the first of them, and again when it changed;
 - a file is published when each epoch that belongs to it was written or burned, or when somebody asked for it.
 
 Up the stream: `registry` is what is looked at. Down the stream: `store` does what the actions say and decides nothing.
@@ -14,12 +15,14 @@ from typing import TypeAlias
 
 import msgspec
 
+from .metadata import Metadata
 from .registry import (
     Entry,
     FileSpan,
     Registry,
     mark_burn_stored,
     mark_dropped,
+    mark_metadata_stored,
     mark_published,
     mark_rewritten,
     mark_written,
@@ -51,6 +54,12 @@ class StoreBurn(msgspec.Struct, frozen=True):
 
     burn: int
     asked_burn: int
+
+
+class StoreMetadata(msgspec.Struct, frozen=True):
+    """Make what is known of the numbers' meaning survive a power cut."""
+
+    metadata: Metadata
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -96,7 +105,7 @@ class DropFiles(msgspec.Struct, frozen=True):
     numbers: tuple[int, ...]
 
 
-Action: TypeAlias = StoreBurn | WriteEpochs | PublishFile | RewriteFile | DropFiles
+Action: TypeAlias = StoreBurn | StoreMetadata | WriteEpochs | PublishFile | RewriteFile | DropFiles
 
 
 def plan(
@@ -122,6 +131,8 @@ def plan(
     is_stored = registry.burn <= registry.stored_burn and registry.asked_burn <= registry.stored_asked_burn
     if not is_stored and (target > 0 or demand.cut_to > registry.stored_burn):
         actions.append(StoreBurn(registry.burn, registry.asked_burn))
+    if not registry.is_metadata_stored and max(target, registry.nwritten) > 0:
+        actions.append(StoreMetadata(registry.metadata))
     gone = reclaimable(registry, pinned_burn)
     unread = registry.burn if pinned_burn is None else min(registry.burn, pinned_burn)
     writes = _writes(registry, target, unread, batch_bytes)
@@ -143,6 +154,8 @@ def done(registry: Registry, action: Action) -> Registry:
     match action:
         case StoreBurn():
             return mark_burn_stored(registry, action.burn, action.asked_burn)
+        case StoreMetadata():
+            return mark_metadata_stored(registry, action.metadata)
         case WriteEpochs():
             written = mark_written(registry, [part.cut for part in action.parts])
             return mark_published(written, action.file.stop) if action.publishes else written
@@ -180,7 +193,7 @@ def is_met(registry: Registry, demand: Demand, pinned_burn: int | None) -> bool:
     """Whether a demand holds, but for what a reader's snapshot delays."""
     if registry.nwritten < demand.write_to or registry.npublished < demand.publish_to:
         return False
-    if registry.stored_burn < demand.cut_to:
+    if registry.stored_burn < demand.cut_to or (registry.nwritten > 0 and not registry.is_metadata_stored):
         return False
     return not _rewriting(registry, demand, reclaimable(registry, pinned_burn))
 

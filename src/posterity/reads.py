@@ -4,15 +4,24 @@ Up the stream: `snapshot`. Down the stream: `backend`, `run`.
 """
 
 import os
-from collections.abc import Iterable, Sequence
-from typing import Generic, TypeVar
+import time
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Generic, TypeVar
 
+from .diagnosis import LOOK_EVERY_S, Diagnosis
+from .diagnostics import Diagnostics, Stop
 from .epoch import EpochDict, to_epoch
+from .errors import Closed
+from .metadata import Metadata
 from .selection import Mask
 from .selection import flatten_samples as flatten_arrays
 from .singlefile import read_epoch
 from .snapshot import Snapshot
 from .tree import Array
+from .variables import Chunks
+
+if TYPE_CHECKING:
+    import xarray
 
 EpochT = TypeVar("EpochT")
 
@@ -22,6 +31,11 @@ class Reads(Generic[EpochT]):
 
     def snapshot(self) -> "Snapshot[EpochT]":
         """The run at this moment, to read from as often as needed; use it with `with`, or `release` it."""
+        raise NotImplementedError
+
+    @property
+    def metadata(self) -> Metadata:
+        """See `Snapshot.metadata`; it is that of the latest snapshot, and nothing is waited for."""
         raise NotImplementedError
 
     def get(self, ind: int = -1) -> EpochDict:
@@ -58,6 +72,61 @@ class Reads(Generic[EpochT]):
         """See `Snapshot.load`."""
         with self.snapshot() as snapshot:
             return snapshot.load(iepoch, eclass, pars)
+
+    def to_xarray(
+        self,
+        burn: int = 0,
+        thin: int = 1,
+        pars: Sequence[str] | None = None,
+        *,
+        chunks: Chunks = "epoch",
+    ) -> "xarray.Dataset":
+        """See `Snapshot.to_xarray`."""
+        with self.snapshot() as snapshot:
+            return snapshot.to_xarray(burn, thin, pars, chunks=chunks)
+
+    def to_datatree(
+        self,
+        burn: int = 0,
+        thin: int = 1,
+        pars: Sequence[str] | None = None,
+        *,
+        chunks: Chunks = None,
+        named: bool = True,
+        stats: Collection[str] | None = None,
+    ) -> "xarray.DataTree":
+        """See `Snapshot.to_datatree`."""
+        with self.snapshot() as snapshot:
+            return snapshot.to_datatree(burn, thin, pars, chunks=chunks, named=named, stats=stats)
+
+    def diagnose(self, diagnosis: Diagnosis | None = None) -> Diagnostics | None:
+        """See `Snapshot.diagnose`."""
+        with self.snapshot() as snapshot:
+            return snapshot.diagnose(diagnosis)
+
+    def updates(self, min_samples: int = 1, *, diagnosis: Diagnosis | None = None) -> "Iterator[Snapshot[EpochT]]":
+        """The newest snapshot each time something changed."""
+        raise NotImplementedError
+
+    def until(self, stop: Stop, *, diagnosis: Diagnosis | None = None, every_s: float = LOOK_EVERY_S) -> Diagnostics:
+        """Wait until the chains are as `stop` says; returns how they are then.
+
+        Args:
+            stop: the rule.
+            diagnosis: which samples are looked at, by default all that are left of "p"; it may know some already.
+            every_s: how long to wait, at least, from one look to the next. Each costs what is new.
+
+        Raises:
+            Closed: this was closed before (a `ValueError`).
+            KeyError, TypeError: see `Snapshot.diagnose`.
+        """
+        for snapshot in self.updates(diagnosis=diagnosis or Diagnosis()):
+            snapshot.release()
+            found = snapshot.diagnostics
+            if found is not None and stop.is_met(found):
+                return found
+            time.sleep(every_s)
+        raise Closed(f"the run was closed before it met {stop}")
 
     @classmethod
     def read_epoch(cls, fn: str | os.PathLike[str], iepoch: int = -1) -> EpochDict:

@@ -6,14 +6,27 @@ Up the stream: `epochfile` walks the files. Down the stream: `recovery` refuses 
 import logging
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from .catalog import Catalog, pack_sums
 from .disk import Disk
 from .epochreader import FileHead, Reader
 from .errors import Damaged, ForeignFiles
-from .journal import AnyRecord, Began, Burned, Described, Dropped, Grouped, Passed, Place, Published, Rewritten, Stored
+from .journal import (
+    Annotated,
+    AnyRecord,
+    Began,
+    Burned,
+    Described,
+    Dropped,
+    Grouped,
+    Passed,
+    Place,
+    Published,
+    Rewritten,
+    Stored,
+)
 from .layout import Frame
 from .options import file_name, file_pattern
 
@@ -91,7 +104,7 @@ def newest(sources: Iterable[Source], run_id: bytes, generation: int) -> list[So
 
 
 def catalog_from_files(
-    disk: Disk, began: Began, sources: Iterable[Source], known: Catalog | None, losses: list[str] | None
+    disk: Disk, began: Began, sources: Sequence[Source], known: Catalog | None, losses: list[str] | None
 ) -> Catalog:
     """The catalog of the epochs in some files.
 
@@ -101,6 +114,10 @@ def catalog_from_files(
         Damaged: something is lost, and nobody wants to be told.
     """
     catalog = Catalog(began)
+    if known is not None and known.annotation:
+        catalog.apply(Annotated(known.annotation))
+    else:
+        _annotate(disk, catalog, sources)
     files: list[tuple[Source, list[tuple[int, Frame]]]] = []
     for source in sources:
         frames, damaged = _frames(disk, began, source)
@@ -112,6 +129,19 @@ def catalog_from_files(
     for (source, frames), stop in zip(files, stops, strict=True):
         _take_in_file(catalog, source, frames, stop, known, losses)
     return catalog
+
+
+def _annotate(disk: Disk, catalog: Catalog, sources: Sequence[Source]) -> None:
+    """Take in what the newest of the files that say so say of the meaning of the numbers."""
+    for source in reversed(sources):
+        try:
+            with Reader.open(disk, source.name) as reader:
+                text = reader.read_metadata()
+            if text is not None:
+                catalog.apply(Annotated(text))
+                return
+        except OSError as error:
+            logger.warning("%s: its metadata can't be read: %s", source.name, error)
 
 
 def _frames(disk: Disk, began: Began, source: Source) -> tuple[list[tuple[int, Frame]], list[int]]:

@@ -53,17 +53,32 @@ class Receipt:
     will.
     """
 
-    __slots__ = ("durable", "index", "released")
+    __slots__ = ("_generation", "_held", "_ledger", "index")
 
     def __init__(self, ledger: Ledger, generation: int, index: int, held: "weakref.ref[Held] | None" = None) -> None:
         self.index = index
-        self.durable = Promise(
+        self._ledger = ledger
+        self._generation = generation
+        self._held = held
+
+    @property
+    def durable(self) -> Promise:
+        """That it survives a power cut; raises the epoch's error if it never will."""
+        ledger, place = self._ledger, (self._generation, self.index)
+        return Promise(
             ledger,
-            partial(ledger.is_durable, generation, index),
-            partial(ledger.demand_epoch, generation, index),
-            partial(_check_durable, ledger, generation, index),
+            partial(ledger.is_durable, *place),
+            partial(ledger.demand_epoch, *place),
+            partial(_check_durable, ledger, *place),
         )
-        self.released = Promise(ledger, partial(_is_released, ledger, held), _nothing, partial(_check_released, held))
+
+    @property
+    def released(self) -> Promise:
+        """That its arrays are free again."""
+        held = self._held
+        return Promise(
+            self._ledger, partial(_is_released, self._ledger, held), _nothing, partial(_check_released, held)
+        )
 
     def __repr__(self) -> str:
         return f"<Receipt of epoch {self.index}, {'durable' if self.durable.done else 'not yet durable'}>"

@@ -62,7 +62,7 @@ def find_run(disk: Disk, options: Options) -> Found:
     if adopted := len(catalog.places) - known:
         logger.warning("%s: %d epochs were in files and not in the journal; they are taken in", disk.folder, adopted)
         end = None
-    if _leave_behind(disk, catalog):
+    if _note_published(disk, catalog, set(names)) | _leave_behind(disk, catalog):
         end = None
     return Found(catalog, end, _chores(disk, catalog, names), unsynced)
 
@@ -132,6 +132,24 @@ def _is_superseded(catalog: Catalog, name: str, names: list[str], number: int) -
     fmt = catalog.began.outfile_fmt
     newer = rewrite_name(fmt, number, catalog.rewrites.get(number, 0))
     return name == filling_name(fmt, number) and newer in names
+
+
+def _note_published(disk: Disk, catalog: Catalog, names: set[str]) -> bool:
+    """Take in that a file was published, if it has that name and no other: the record that said so was damaged.
+
+    Returns whether there was such a file.
+    """
+    fmt, began = catalog.began.outfile_fmt, catalog.began
+    last = {place.number: i for i, place in enumerate(catalog.places) if place and place.number in catalog.filling}
+    found = False
+    for number, index in last.items():
+        rewrite = catalog.rewrites.get(number, 0)
+        name, *others = file_name(fmt, number), filling_name(fmt, number), rewrite_name(fmt, number, rewrite)
+        head = head_of(disk, name) if name in names and names.isdisjoint(others) else None
+        if head is not None and (head.run_id, head.rewrite) == (began.run_id, rewrite):
+            catalog.apply(Published(number, index + 1))
+            found = True
+    return found
 
 
 def _leave_behind(disk: Disk, catalog: Catalog) -> bool:

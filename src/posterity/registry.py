@@ -14,6 +14,8 @@ from typing import Generic, TypeVar, overload
 
 import msgspec
 
+from .metadata import Metadata
+
 T = TypeVar("T")
 
 
@@ -32,17 +34,14 @@ class Log(Sequence[T], Generic[T]):
 
     def appended(self, item: T) -> "Log[T]":
         """This log and one more item."""
-        longer: Log[T] = Log.__new__(Log)
-        longer._items = self._items if len(self._items) == self._length else self._items[: self._length]
-        longer._items.append(item)
-        longer._length = self._length + 1
-        return longer
+        return self.extended((item,))
 
     def extended(self, items: Iterable[T]) -> "Log[T]":
         """This log and more items."""
-        longer = self
-        for item in items:
-            longer = longer.appended(item)
+        longer: Log[T] = Log.__new__(Log)
+        longer._items = self._items if len(self._items) == self._length else self._items[: self._length]
+        longer._items.extend(items)
+        longer._length = len(longer._items)
         return longer
 
     def replaced(self, start: int, items: Sequence[T]) -> "Log[T]":
@@ -58,7 +57,8 @@ class Log(Sequence[T], Generic[T]):
     def __getitem__(self, index: slice) -> list[T]: ...
     def __getitem__(self, index: int | slice) -> T | list[T]:
         if isinstance(index, slice):
-            return [self._items[i] for i in range(*index.indices(self._length))]
+            start, stop, step = index.indices(self._length)
+            return self._items[start:stop] if step == 1 else [self._items[i] for i in range(start, stop, step)]
         if not -self._length <= index < self._length:
             raise IndexError(index)
         return self._items[index % self._length]
@@ -128,7 +128,8 @@ class Registry(msgspec.Struct, frozen=True, kw_only=True):
     two as survives a power cut.
     `cuts`: for each epoch that was written, how many of its first samples aren't in its file; where that is all of
     them, there is no file. `npublished`: epochs before this one are in files that are published. `ndropped`: epochs
-    before this one have no file any more.
+    before this one have no file any more. `metadata`: what the numbers mean; `is_metadata_stored`: whether that
+    survives a power cut.
     """
 
     generation: int = 0
@@ -141,6 +142,8 @@ class Registry(msgspec.Struct, frozen=True, kw_only=True):
     cuts: Log[int] = msgspec.field(default_factory=Log)
     npublished: int = 0
     ndropped: int = 0
+    metadata: Metadata = Metadata()
+    is_metadata_stored: bool = True
 
     @property
     def nwritten(self) -> int:
@@ -230,8 +233,13 @@ def start_series(registry: Registry, epochs_per_file: int) -> Registry:
     return msgspec.structs.replace(registry, series=(*kept, Series(start, number, epochs_per_file)))
 
 
+def describe(registry: Registry, metadata: Metadata) -> Registry:
+    """From now on this is what the numbers mean."""
+    return msgspec.structs.replace(registry, metadata=metadata, is_metadata_stored=False)
+
+
 def reset(registry: Registry, epochs_per_file: int) -> Registry:
-    """Start empty; the burn that was asked for goes on to be owed."""
+    """Start empty, with nothing known; the burn that was asked for goes on to be owed."""
     return Registry(
         generation=registry.generation + 1,
         series=(Series(0, 1, epochs_per_file),),
@@ -267,3 +275,8 @@ def mark_burn_stored(registry: Registry, burn: int, asked_burn: int = 0) -> Regi
         stored_burn=max(burn, registry.stored_burn),
         stored_asked_burn=max(asked_burn, registry.stored_asked_burn),
     )
+
+
+def mark_metadata_stored(registry: Registry, metadata: Metadata) -> Registry:
+    """These metadata survive a power cut; there may be others by now."""
+    return msgspec.structs.replace(registry, is_metadata_stored=registry.metadata is metadata)

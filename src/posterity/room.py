@@ -42,6 +42,10 @@ class Room:
         """Join the queue."""
         self._waiting.append(weakref.ref(ticket))
 
+    def has_for(self, nbytes: int, pending: tuple[int, int]) -> bool:
+        """Whether an epoch finds room at once, without taking it from who asked first; it is on no device."""
+        return not self._waiting and self._fits(nbytes, *pending)
+
     def is_for(self, ticket: Ticket) -> bool:
         """Whether somebody has room."""
         return ticket in self._granted
@@ -72,10 +76,11 @@ class Room:
 
     def _fits(self, nbytes: int, epochs: int, waiting: int) -> bool:
         """Whether an epoch finds room; a larger one than the whole mailbox does when it is empty."""
-        epochs += len(self._granted)
+        if self._granted:
+            epochs += len(self._granted)
+            waiting += sum(ticket.nbytes for ticket in self._granted)
         if epochs == 0:
             return True
-        waiting += sum(ticket.nbytes for ticket in self._granted)
         return waiting + nbytes <= self._options.max_pending_bytes and epochs < self._options.max_pending_epochs
 
     def _fits_on_device(self, nbytes: int, waiting: int) -> bool:

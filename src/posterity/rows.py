@@ -17,8 +17,14 @@ class Rows(NamedTuple):
     n: int
 
 
-def rows_of(chains: Sequence[int] | None, nchain: int, dim: int) -> list[Rows]:
-    """The rows of the chosen chains, None for all, in their order; neighbours are taken together."""
+def rows_of(chains: Sequence[int] | None, nchain: int, dim: int, dims: Sequence[int] | None = None) -> list[Rows]:
+    """The rows of the chosen chains, None for all, in their order; neighbours are taken together.
+
+    `dims`: which of the dimensions of each chain; None for all.
+    """
+    if dims is not None:
+        chosen = [chain * dim + each for chain in (range(nchain) if chains is None else chains) for each in dims]
+        return rows_of(chosen, nchain * dim, 1)
     if chains is None:
         return [Rows(0, 0, nchain * dim)]
     found: list[Rows] = []

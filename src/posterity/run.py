@@ -23,9 +23,11 @@ from anyio.lowlevel import checkpoint
 
 from .aioreads import AsyncReads, AsyncSnapshot, Readers
 from .catalog import Catalog, replayed
+from .diagnosis import Diagnosis
 from .disk import Disk
 from .errors import Closed, PosterityError, SnapshotExpired
 from .journal import Follower
+from .metadata import Metadata
 from .reads import Reads
 from .shelf import Shelf
 from .snapshot import Snapshot
@@ -77,12 +79,18 @@ class Run(Reads[EpochT]):
         self.close()
 
     def __repr__(self) -> str:
-        return f"<Run in {self._disk.folder}>"
+        return f"<Run in {self._disk.folder}{self.metadata.brief if self._catalog is not None else ''}>"
 
     @property
     def asynchronous(self) -> "AsyncRun[EpochT]":
         """The awaited face of the same run."""
         return AsyncRun(self)
+
+    @property
+    def metadata(self) -> Metadata:
+        """See `Snapshot.metadata`; it is that of the latest snapshot, and nothing is waited for."""
+        assert self._catalog is not None  # opening took a snapshot
+        return self._catalog.metadata
 
     def snapshot(self) -> "Snapshot[EpochT]":
         """The run as its journal has it now; use it with `with`, or `release` it.
@@ -96,16 +104,20 @@ class Run(Reads[EpochT]):
         """
         return self._look()[0]
 
-    def updates(self, min_samples: int = 1, *, every_s: float = _LOOK_EVERY_S) -> "Iterator[Snapshot[EpochT]]":
+    def updates(
+        self, min_samples: int = 1, *, diagnosis: Diagnosis | None = None, every_s: float = _LOOK_EVERY_S
+    ) -> "Iterator[Snapshot[EpochT]]":
         """The newest snapshot each time something changed, and at least `min_samples` came or a burn took some.
 
         The journal is looked at every `every_s` seconds. None queue up; each snapshot is released when the next one is
-        asked for, or the iterator goes. It ends when this is closed, whatever becomes of the writer.
+        asked for, or the iterator goes. It ends when this is closed, whatever becomes of the writer. With a `diagnosis`
+        each has `diagnostics`.
 
         Raises:
             FileNotFoundError, Damaged: see `snapshot`.
+            KeyError, TypeError: see `Snapshot.diagnose`.
         """
-        watch = _Watch(self, min_samples, every_s)
+        watch = _Watch(self, min_samples, every_s, diagnosis)
         while not self._is_closed:
             pause_s = watch.pause_s()
             time.sleep(min(pause_s, _LOOK_EVERY_S))  # in parts: this may be closed meanwhile
@@ -134,10 +146,11 @@ class Run(Reads[EpochT]):
             self._let_go()
         end = partial(self._note_released, token)
         shelf = _RunShelf(self, catalog)
+        run_id = catalog.began.run_id
         snapshot: Snapshot[EpochT] = Snapshot(
-            registry, shelf, self._disk, release=end, abandon=end, trusted=self._trusted
+            registry, shelf, self._disk, release=end, abandon=end, trusted=self._trusted, run_key=run_id
         )
-        return snapshot, (catalog.began.run_id, registry.generation, registry.nsamples, registry.burn)
+        return snapshot, (run_id, registry.generation, registry.nsamples, registry.burn)
 
     def _latest(self) -> Catalog | None:
         """What the journal says now; None if that can't be learned any more."""
@@ -188,10 +201,11 @@ class Run(Reads[EpochT]):
 class _Watch(Generic[EpochT]):
     """When to look at a run again, and whether what is there is news."""
 
-    def __init__(self, run: Run[EpochT], min_samples: int, every_s: float) -> None:
+    def __init__(self, run: Run[EpochT], min_samples: int, every_s: float, diagnosis: Diagnosis | None = None) -> None:
         self._run = run
         self._min_samples = min_samples
         self._every_s = every_s
+        self._diagnosis = diagnosis
         self._due: float | None = None
         self.seen: _Seen | None = None  # what was handed on last
 
@@ -206,10 +220,22 @@ class _Watch(Generic[EpochT]):
             snapshot, now = self._run._look()
         except Closed:
             return None
-        if _is_news(self.seen, now, self._min_samples):
+        if _is_news(self.seen, now, self._min_samples) and self._could_diagnose(snapshot):
             return snapshot, now
         snapshot.release()
         return None
+
+    def _could_diagnose(self, snapshot: Snapshot[EpochT]) -> bool:
+        """Diagnose it, if that was asked for; False if a burn or a reset came between: another one will do."""
+        try:
+            if self._diagnosis is not None:
+                snapshot.diagnose(self._diagnosis)
+        except SnapshotExpired:
+            return False
+        except BaseException:
+            snapshot.release()
+            raise
+        return True
 
 
 class AsyncRun(AsyncReads[EpochT]):
@@ -235,14 +261,19 @@ class AsyncRun(AsyncReads[EpochT]):
         """The blocking face of the same run."""
         return self._run
 
+    @property
+    def metadata(self) -> Metadata:
+        """See `Snapshot.metadata`; it is that of the latest snapshot, and nothing is waited for."""
+        return self._run.metadata
+
     def _snapshot(self) -> Snapshot[Any]:
         return self._run.snapshot()
 
     def updates(
-        self, min_samples: int = 1, *, every_s: float = _LOOK_EVERY_S
+        self, min_samples: int = 1, *, diagnosis: Diagnosis | None = None, every_s: float = _LOOK_EVERY_S
     ) -> "AsyncIterator[AsyncSnapshot[EpochT]]":
         """See `Run.updates`."""
-        return _RunUpdates(self._run, self._readers, _Watch(self._run, min_samples, every_s))
+        return _RunUpdates(self._run, self._readers, _Watch(self._run, min_samples, every_s, diagnosis))
 
     async def aclose(self) -> None:
         """See `Run.close`."""

@@ -66,15 +66,21 @@ def count_samples(registry: Registry, burn: int, thin: int) -> int:
 
 def pieces(registry: Registry, burn: int, thin: int) -> Iterator[Piece]:
     """What to read of which epoch: thinning goes on across the borders of epochs."""
-    start = registry.burn + burn
+    return pieces_from(registry, registry.burn + burn, thin, count_samples(registry, burn, thin))
+
+
+def pieces_from(registry: Registry, start: int, thin: int, n: int) -> Iterator[Piece]:
+    """What to read of which epoch for `n` samples, each `thin` after the one before, from a position in the run on."""
     at = 0
     for i in range(registry.epoch_at(start), registry.next_index):
         entry = registry.entries[i]
         first = start + at * thin
-        count = max(0, -(-(entry.stop - first) // thin))
+        count = min(n - at, max(0, -(-(entry.stop - first) // thin)))
         if count:
             yield Piece(entry.index, first - entry.first, at, count)
             at += count
+        if at == n:
+            return
 
 
 def flatten_samples(samples: dict[str, Array] | None) -> dict[str, Array] | None:

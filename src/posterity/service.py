@@ -24,12 +24,15 @@ from .catalog import Catalog
 from .disk import Disk
 from .epoch import Held, Prepared, prepare, sample_shapes
 from .errors import Closed, Forked, NotWritten
+from .fit import Shapes, check_described
+from .kinds import Kinds
 from .layout import layout_of
-from .ledger import Ledger, Shapes
+from .ledger import Ledger
+from .metadata import Metadata
+from .monitor import Monitor
 from .options import Options
 from .pins import Pin
 from .receipts import Receipt
-from .room import Ticket
 from .singlefile import read_epoch
 from .snapshot import Snapshot
 from .states import State
@@ -55,19 +58,38 @@ class Service:
         self.store = Store(options, self.where, self.disk)
         registry = self.store.open()
         goes_on = self.store.catalog if options.mode != "w" else None
-        self.ledger = Ledger(options, registry, goes_on, _shapes_of(goes_on))
+        nchain, shapes = _shapes_of(goes_on)
+        self.ledger = Ledger(options, registry, goes_on, (nchain, shapes))
         self._buffers = Buffers(options.max_pending_bytes)
+        self._kinds = Kinds()
         self._meter = Meter()
         self._faces: set[int] = set()
+        self._session = os.urandom(16)  # a diagnosis trusts no other one: its last epochs may have been lost
         self._writer = Writer(self.ledger, self.store, str(self.disk.folder))
         try:
+            if goes_on is not None and nchain:
+                given = Metadata(parameters=options.parameters or {}, chains=options.chains or {})
+                check_described(given, nchain, shapes, goes_on.metadata.parameters)
             self._writer.start()
         except BaseException:
             self.store.close()
+            self.disk.leave()
             raise
+        self._monitor = self._start_monitor()
         self._tell_what_is_there()
         if options.flush_on_sigterm:
             self.flush_on_sigterm()
+
+    def _start_monitor(self) -> Monitor | None:
+        if not self.options.diagnosed:
+            return None
+        monitor = Monitor(self.ledger, self.snapshot, self.options.diagnosed, str(self.disk.folder))
+        try:
+            monitor.start()
+        except BaseException:  # the system has no thread left
+            self.ask_close()
+            raise
+        return monitor
 
     def _tell_what_is_there(self) -> None:
         if self.store.catalog is None:
@@ -111,9 +133,9 @@ class Service:
     def prepare(self, epoch: object, eind: int = -1) -> Prepared:
         """Check an epoch: an object with `to_backend`, a dict, or a file and the epoch's index in it."""
         self.check_process()
-        if isinstance(epoch, (str, os.PathLike)):
+        if not isinstance(epoch, dict) and isinstance(epoch, (str, os.PathLike)):
             epoch = read_epoch(epoch, eind)
-        prepared = prepare(epoch, save_stats=self.options.save_stats)
+        prepared = prepare(epoch, save_stats=self.options.save_stats, kinds=self._kinds)
         self.ledger.check_fits(prepared)
         return prepared
 
@@ -121,20 +143,31 @@ class Service:
         """Take an epoch over, room having been granted: what takes time in a hand-over is the copy made here."""
         return epoch.own(self._buffers, copy=copy)
 
-    def hand_over(self, ticket: Ticket, epoch: Prepared, held: Held, *, copy: bool, waited_s: float = 0.0) -> Receipt:
-        """Make an epoch that was taken over part of the run. Never waits."""
-        generation, index = self.ledger.hand_over(ticket, epoch, held, waited_s)
+    def try_hand_over(self, epoch: Prepared, *, copy: bool) -> tuple[tuple[int, int], Held] | None:
+        """Hand an epoch over in one go, if that is quick and there is room; None: it is to be asked for first."""
+        if not epoch.is_quick(copy=copy):
+            return None
+        held = self.own(epoch, copy=copy)
+        found = self.ledger.try_hand_over(epoch, held)
+        return None if found is None else (found, held)
+
+    def _receipt(self, handed_over: tuple[int, int], held: Held, *, copy: bool) -> Receipt:
+        """For an epoch that was handed over. One that was given away: its owner wants to know when it is free."""
         kept = None if copy else weakref.ref(held, lambda _: self._writer.later(self.ledger.announce))
-        return Receipt(self.ledger, generation, index, kept)
+        return Receipt(self.ledger, *handed_over, kept)
 
     def ingest_nowait(self, epoch: object, *, copy: bool) -> Receipt:
         """Hand an epoch over, or raise `MailboxFull`."""
         prepared = self.prepare(epoch)
+        found = self.try_hand_over(prepared, copy=copy)
+        if found is not None:
+            return self._receipt(*found, copy=copy)
         ticket = self.ledger.ask_room(prepared)
         try:
             if not self.ledger.has_room(ticket):
                 raise self.ledger.full_error()
-            return self.hand_over(ticket, prepared, self.own(prepared, copy=copy), copy=copy)
+            held = self.own(prepared, copy=copy)
+            return self._receipt(self.ledger.hand_over(ticket, prepared, held), held, copy=copy)
         finally:
             self.ledger.give_up(ticket)
 
@@ -175,6 +208,7 @@ class Service:
             release=partial(self._unpin, view.pin),
             abandon=partial(ledger.unpin_later, view.pin),
             trusted=self.options.trusted_classes,
+            run_key=self._session,
         )
 
     def _unpin(self, pin: Pin) -> None:
@@ -205,6 +239,7 @@ class Service:
             full_in_s=free / bytes_per_s if free is not None and bytes_per_s > 0 else None,
             last_error=str(fault.error) if fault else str(ledger.lost) if ledger.lost else None,
             last_error_at=fault.at if fault else None,
+            diagnostics=self._monitor.diagnostics if self._monitor is not None else None,
         )
 
     def ask_close(self) -> None:
@@ -228,6 +263,8 @@ class Service:
         state = self.ledger.state
         if state.is_over and self.ledger.lost is None:
             self._writer.join()
+            if self._monitor is not None:
+                self._monitor.join()
             if self.ledger.is_unused:
                 self.disk.leave()
             return

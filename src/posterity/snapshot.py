@@ -7,22 +7,29 @@ Up the stream: `service` and `run` make them. Down the stream: the faces hand it
 """
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Generic, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Generic, Self, TypeVar, cast
 
+from .diagnosis import Diagnosis
+from .diagnostics import Diagnostics
 from .disk import Disk
-from .epoch import EpochDict, to_epoch
+from .epoch import EpochDict, sample_shapes, to_epoch
 from .errors import Burned, Closed
 from .gathering import Gathering
 from .layout import Layout
+from .metadata import Metadata
 from .registry import Entry, Registry
-from .selection import Mask, check_thin, count_samples, flatten_samples, pieces
+from .selection import Mask, check_thin, count_samples, flatten_samples, pieces, pieces_from
 from .shelf import Shelf
 from .singlefile import save_epochs
 from .sources import Shelves
 from .tree import Array, restore
+from .variables import Chunks
+
+if TYPE_CHECKING:
+    import xarray
 
 E_co = TypeVar("E_co", covariant=True)
 
@@ -43,18 +50,45 @@ class Snapshot(Generic[E_co]):
         release: Callable[[], None] = _nothing,
         abandon: Callable[[], None] = _nothing,
         trusted: Sequence[str] = (),
+        run_key: bytes = b"",
     ) -> None:
         self.registry = registry
+        self._diagnostics: Diagnostics | None = None
         self._shelf: Shelf | None = shelf
         self._disk = disk
         self._release = release
         self._abandon = abandon
         self._trusted = trusted
+        self._run_key = run_key
+        self._others: list[None] = []  # one for each other snapshot that needs what this one does
+
+    def _shared(self) -> "Snapshot[E_co]":
+        """A snapshot of the same, to be released on its own."""
+        other: Snapshot[E_co] = Snapshot(
+            self.registry,
+            self._there(),
+            self._disk,
+            release=self._release,
+            abandon=self._abandon,
+            trusted=self._trusted,
+            run_key=self._run_key,
+        )
+        self._others.append(None)
+        other._others = self._others
+        return other
+
+    def _is_last(self) -> bool:
+        """Whether nobody else needs what this one does; to be asked once. Takes no lock: a finaliser may ask."""
+        try:
+            self._others.pop()
+        except IndexError:
+            return True
+        return False
 
     def release(self) -> None:
         """Let go of the files that it needs; idempotent."""
         shelf, self._shelf = self._shelf, None
-        if shelf is not None:
+        if shelf is not None and self._is_last():
             self._release()
 
     def __enter__(self) -> Self:
@@ -72,12 +106,13 @@ class Snapshot(Generic[E_co]):
         self.release()
 
     def __del__(self) -> None:
-        if getattr(self, "_shelf", None) is not None:
+        if getattr(self, "_shelf", None) is not None and self._is_last():
             self._abandon()
 
     def __repr__(self) -> str:
         registry = self.registry
-        return f"<Snapshot: {registry.next_index} epochs, {registry.nsamples_left} samples left, burn {registry.burn}>"
+        counts = f"{registry.next_index} epochs, {registry.nsamples_left} samples left, burn {registry.burn}"
+        return f"<Snapshot: {counts}{registry.metadata.brief}>"
 
     @property
     def burn(self) -> int:
@@ -98,6 +133,21 @@ class Snapshot(Generic[E_co]):
     def epochs(self) -> range:
         """The indices of the epochs that aren't wholly burned."""
         return range(self.registry.first_left, self.registry.next_index)
+
+    @property
+    def metadata(self) -> Metadata:
+        """What the numbers mean, and where they come from: names, units, layout of the chains, attributes, versions."""
+        return self.registry.metadata
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, int, str]]:
+        """The names of the newest epoch's samples: number of chains, dim, dtype. Empty if there is no epoch."""
+        shelf, index = self._there(), self.nepochs - 1
+        layout = shelf.layout_of(index) if index >= 0 else None
+        if layout is None:
+            return {}
+        nchain, found = sample_shapes(layout)
+        return {name: (nchain, dim, dtype) for name, (dim, dtype) in found.items()}
 
     # ---- epochs --------------------------------------------------------------------------------------------------
 
@@ -196,6 +246,77 @@ class Snapshot(Generic[E_co]):
         gathering.gather(list(pieces(self.registry, burn, thin)))
         return flatten_samples(gathering.results) if flatten else gathering.results
 
+    def get_components(self, name: str, start: int, stop: int, burn: int = 0, thin: int = 1) -> Array | None:
+        """Some components of one name, where all of them would be too much memory: `[:, start:stop, burn::thin]`.
+
+        Args:
+            name: of the samples.
+            start: the first component along dim.
+            stop: the one after the last.
+            burn: see `get_samples`.
+            thin: see `get_samples`.
+
+        Returns:
+            An array `(nchain, stop - start, n)`, the caller's own; None if nothing is left. Only that is read, unless
+            the run is compressed.
+
+        Raises:
+            IndexError: there aren't so many components.
+            ValueError, KeyError, Damaged: see `get_samples`.
+        """
+        check_thin(burn, thin)
+        n = count_samples(self.registry, burn, thin)
+        if n == 0:
+            return None
+        dim = self.shapes[name][1] if name in self.shapes else stop  # else the name is refused below
+        if not 0 <= start < stop <= dim:
+            raise IndexError(f"{name!r} has the components 0 to {dim - 1}; those from {start} to {stop} were asked for")
+        dims = {name: range(start, stop)}
+        gathering = Gathering(self._disk, self._there(), self.registry, [name], ..., n, thin, verify=False, dims=dims)
+        gathering.gather(list(pieces(self.registry, burn, thin)))
+        return gathering.results[name]
+
+    @property
+    def diagnostics(self) -> Diagnostics | None:
+        """What the last `diagnose` gave; `updates` calls it if it has a `diagnosis`."""
+        return self._diagnostics
+
+    def diagnose(self, diagnosis: Diagnosis | None = None) -> Diagnostics | None:
+        """R-hat, ESS and acceptance of what is left; they are in `diagnostics` from then on.
+
+        It reads what `diagnosis` doesn't know yet, and all without one. Epochs that a device still computes are left
+        out.
+
+        Returns:
+            None if nothing is left.
+
+        Raises:
+            KeyError: a name isn't in every epoch read.
+            TypeError: samples aren't real numbers.
+            SnapshotExpired, Damaged: see `get_samples`. What was read before counts.
+        """
+        diagnosis = Diagnosis() if diagnosis is None else diagnosis
+        run = (str(self._disk.folder), self._run_key, self.registry.generation)
+        self._diagnostics = diagnosis.follow(run, self.registry.burn, self._end_of_fetched(), self._read_samples)
+        return self._diagnostics
+
+    def _end_of_fetched(self) -> int:
+        """The position after the last sample that is in memory or in a file."""
+        held, entries = self._there().held, self.registry.entries
+        n = len(entries)
+        while n and (last := held.get(n - 1)) is not None and not last.is_fetched:
+            n -= 1
+        return entries[n - 1].stop if n else 0
+
+    def _read_samples(self, start: int, most: int, names: Sequence[str]) -> dict[str, Array]:
+        """The samples from position `start` on, to the end of an epoch: `most` of them, or one epoch."""
+        registry = self.registry
+        end = max(registry.epoch_at(start + most), registry.epoch_at(start) + 1)
+        n = registry.entries[end - 1].stop - start
+        gathering = Gathering(self._disk, self._there(), registry, list(names), ..., n, 1, verify=False)
+        gathering.gather(list(pieces_from(registry, start, 1, n)))
+        return gathering.results
+
     # ---- stats ---------------------------------------------------------------------------------------------------
 
     def get_stats(
@@ -224,6 +345,79 @@ class Snapshot(Generic[E_co]):
         if fname is not None:
             save_epochs(Path(os.fsdecode(fname)), stats)
         return stats
+
+    # ---- for others' tools ---------------------------------------------------------------------------------------
+
+    def to_xarray(
+        self,
+        burn: int = 0,
+        thin: int = 1,
+        pars: Sequence[str] | None = None,
+        *,
+        chunks: Chunks = "epoch",
+    ) -> "xarray.Dataset":
+        """The samples as a lazy dataset of xarray's: nothing is read before it is asked for, and no more than that.
+
+        Each name of samples is a variable `(chain, draw)` if it is a number, else `(chain, draw, NAME_dim_0)`. Names
+        of parameters and the layout of chains are coordinates; so is the position of each draw in the run. It shows
+        what this snapshot shows, for as long as it lives, and needs the snapshot no longer. Pickled, and so on the
+        workers of a Dask cluster, it is read from the run folder, which must be seen there by the same path.
+
+        Args:
+            burn: samples to leave out, on top of the run's own burn.
+            thin: take every `thin`-th sample, counted across the borders of epochs.
+            pars: names of the samples; by default all that each epoch has.
+            chunks: "epoch": arrays of Dask's, a chunk for each epoch; a number: so many draws in each chunk; what
+                else `xarray.open_dataset` takes; None: lazy arrays of xarray's own, which are read as a whole once
+                something is computed from them.
+
+        Raises:
+            ValueError: `thin` is below 1, or `burn` below 0.
+            KeyError: a name isn't in every epoch.
+            MissingExtra: xarray or Dask isn't installed (an `ImportError`).
+
+        When it is read:
+            SnapshotExpired: what is asked for was burned, or the run was reset, behind the back of a reader in another
+                process. Never other numbers.
+            OnlyInMemory: it isn't in files yet, and another process was asked; `flush` first.
+            Damaged: a file ends too early.
+        """
+        from .xarrays import to_dataset  # noqa: PLC0415  # an extra
+
+        return to_dataset(self._shared(), burn, thin, pars, chunks=chunks)
+
+    def to_datatree(
+        self,
+        burn: int = 0,
+        thin: int = 1,
+        pars: Sequence[str] | None = None,
+        *,
+        chunks: Chunks = None,
+        named: bool = True,
+        stats: Collection[str] | None = None,
+    ) -> "xarray.DataTree":
+        """The samples as the tree that ArviZ works on: groups `posterior` and `sample_stats`, axes chain and draw.
+
+        ArviZ 1 takes it as it is; for ArviZ 0.23 there is `arviz.InferenceData.from_datatree(tree)`.
+
+        Args:
+            burn: see `to_xarray`.
+            thin: see `to_xarray`.
+            pars: see `to_xarray`.
+            chunks: None: all is read now, by all cores; else it is lazy, see `to_xarray`.
+            named: samples whose components have names become a variable for each of them, in place of one array.
+            stats: names of the samples that go to `sample_stats`; by default "ll", "lp", and what is known to be the
+                sampler's: acceptance_rate, diverging, energy, energy_error, n_steps, step_size, tree_depth.
+
+        Raises:
+            ValueError: see `to_xarray`; or two variables would have one name.
+            KeyError: a name isn't in every epoch.
+            MissingExtra: xarray or Dask isn't installed (an `ImportError`).
+            SnapshotExpired, Damaged: see `to_xarray`.
+        """
+        from .xarrays import to_datatree  # noqa: PLC0415  # an extra
+
+        return to_datatree(self._shared(), burn, thin, pars, chunks=chunks, named=named, stats=stats)
 
 
 def _all_leaves(layout: Layout) -> list[int]:

@@ -3,7 +3,7 @@
 Up the stream: `shelf` says where they are. Down the stream: `gathering` and `snapshot` read from them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Self
 
 from .catalog import Catalog, open_place
@@ -12,7 +12,7 @@ from .epoch import Held
 from .epochreader import Reader, Scratch
 from .errors import Damaged
 from .journal import Place
-from .layout import Layout, Region
+from .layout import Layout, Region, layout_of
 from .rows import Rows
 from .shelf import Shelf
 from .tree import Array
@@ -48,7 +48,7 @@ class Source:
     def copy_samples(
         self, i: int, rows: Sequence[Rows], into: Array, *, start: int, thin: int, verify: bool, scratch: Scratch
     ) -> None:
-        """`start::thin` of some rows, one for each dimension of each chain."""
+        """`start::thin` of some rows, one for each dimension of each chain; as many samples as `into` has columns."""
         if self._held is None:
             assert self._reader is not None
             assert self._region is not None
@@ -60,7 +60,7 @@ class Source:
         array = self._held.array(i)
         array = array.reshape(-1, array.shape[2])
         for at, first, count in rows:
-            into[at : at + count] = array[first : first + count, start::thin]
+            into[at : at + count] = array[first : first + count, start::thin][:, : into.shape[1]]
 
 
 class Shelves:
@@ -106,6 +106,27 @@ class Shelves:
                 if shelf.catalog is catalog and catalog.places[index] is place:
                     what = f"{error.filename} is missing, with epoch {index} in it"
                     raise (Damaged(what) if is_now else shelf.gone(what)) from error
+
+    def layouts(self, indices: Iterable[int]) -> list[Layout]:
+        """The layouts that some epochs have, each once; no file is looked at.
+
+        Raises:
+            SnapshotExpired: see `find`.
+        """
+        found: dict[int, Layout] = {}
+        for index in indices:
+            held = self._shelf.held.get(index)
+            layout = held.layout if held is not None else self._stored_layout(index)
+            found.setdefault(id(layout), layout)
+        return list(found.values())
+
+    def _stored_layout(self, index: int) -> Layout:
+        catalog = self._shelf.catalog
+        assert catalog is not None
+        place = catalog.places[index]
+        if place is None:
+            raise self._shelf.gone(f"epoch {index} was burned since")
+        return layout_of(catalog.specs[place.layout])
 
     def _reader(self, catalog: Catalog, place: Place) -> Reader:
         key = (place.number, place.rewrite)

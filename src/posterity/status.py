@@ -8,6 +8,7 @@ from collections import deque
 
 import msgspec
 
+from .diagnostics import Diagnostics
 from .states import State
 
 _WINDOW_S = 30.0
@@ -19,7 +20,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     `device_bytes`: of epochs that weren't fetched yet from the device that computes them. `samples`: left in each
     chain. `epochs_on_disk`, `bytes_written`: synced, and since opening. `ingest_waited_s`: how long all ingests
     together waited for room. `full_in_s`: when the disk is full if it goes on like this; None if it won't be.
-    `last_error` None: all is well.
+    `last_error` None: all is well. `diagnostics`: as of about a tenth of a second ago, they say of how many samples;
+    None if the option `diagnose` is off, nothing is left, or it can't be done (the log says why).
     """
 
     state: State
@@ -38,6 +40,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     full_in_s: float | None
     last_error: str | None
     last_error_at: float | None
+    diagnostics: Diagnostics | None = None
 
     def __str__(self) -> str:
         text = f"{self.state}: {self.epochs} epochs, {self.samples} samples left, {self.queued_epochs} epochs queued"

@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from . import journal
+from . import journal, metadata
 from .catalog import Catalog, aside_name, filling_name
 from .chores import Chore, Chores
 from .codec import check_codec
@@ -21,13 +21,14 @@ from .disk import Disk
 from .epoch import Held
 from .errors import Damaged, ForeignFiles, RunExists
 from .files import Change, Files
-from .journal import Began, Burned, Grouped, Journal
+from .journal import Annotated, Began, Burned, Grouped, Journal
 from .layout import layout_of
 from .lock import Lock
+from .metadata import Metadata
 from .options import DEFAULT_FMT, Options, file_name
-from .policy import Action, DropFiles, PublishFile, RewriteFile, StoreBurn, WriteEpochs
+from .policy import Action, DropFiles, PublishFile, RewriteFile, StoreBurn, StoreMetadata, WriteEpochs
 from .recovery import Found, find_run
-from .registry import Registry, Series, reset
+from .registry import Registry, Series, describe, reset
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +99,7 @@ class Store:
         if self.options.mode == "x":
             raise RunExists(f"{self.disk.folder} holds a run; use mode='a' to continue it or 'w' to replace it")
         registry = self._take_over()
-        return reset(Registry(generation=registry.generation), 1) if self.options.mode == "w" else registry
+        return self._nothing(registry.generation) if self.options.mode == "w" else registry
 
     def _clear_up(self, chores: list[Chore]) -> None:
         """Remove what is left of a run that ended before it began."""
@@ -107,8 +108,10 @@ class Store:
             self._chores.add(chores)
             self._chores.do(b"")
 
-    def _nothing(self) -> Registry:
-        return reset(Registry(generation=-1), self.options.epochs_per_file)
+    def _nothing(self, after: int = -1) -> Registry:
+        """A run that begins now, after a generation."""
+        registry = reset(Registry(generation=after), self.options.epochs_per_file)
+        return describe(registry, metadata.begun(self.options.given))
 
     def _take_over(self) -> Registry:
         self._lock.acquire()
@@ -116,6 +119,7 @@ class Store:
         if found.catalog is None:
             raise Damaged(f"{self.disk.folder}: the run went away while it was opened")
         self._check_format(found.catalog)
+        given = self._described(found.catalog)
         if self.options.mode != "w":
             _check_codecs(found.catalog)
         self._sync_found(found)
@@ -126,7 +130,19 @@ class Store:
         else:
             self._journal = Journal.open(self.disk, found.end)
         self._chores.do(found.catalog.began.run_id)
-        return found.catalog.registry()
+        registry = found.catalog.registry()
+        return registry if given is None else describe(registry, given)
+
+    def _described(self, catalog: Catalog) -> Metadata | None:
+        """What the numbers of a run mean that is there, with what was given now; None if that says nothing new.
+
+        Raises:
+            ValueError: it is another run's.
+        """
+        if self.options.mode == "w":
+            return None
+        given = metadata.continued(catalog.metadata, self.options.given)
+        return None if catalog.says(given) else given
 
     def _sync_found(self, found: Found) -> None:
         """A process that was killed may have left what nobody synced; from now on it counts."""
@@ -200,6 +216,8 @@ class Store:
         match group[0]:
             case StoreBurn(burn=burn, asked_burn=asked_burn):
                 self._commit(Change([Burned(burn, asked_burn)], []))
+            case StoreMetadata():
+                self._annotate(catalog, group[0].metadata)
             case WriteEpochs():
                 self._make_fit(group[0])
                 self._commit_files(files.write([action for action in group if isinstance(action, WriteEpochs)], held))
@@ -213,6 +231,18 @@ class Store:
                 self._commit_files(files.copy(file, parts, filling=file.number in catalog.filling))
             case DropFiles():
                 self._commit(files.drop(group[0]))
+
+    def _annotate(self, catalog: Catalog, given: Metadata) -> None:
+        """Journal what the numbers mean, if that is new. A journal of an earlier version has no place for it."""
+        assert self._journal is not None
+        if catalog.says(given):
+            return
+        record = Annotated(metadata.encode(given))
+        if self._journal.takes_metadata:
+            self._commit(Change([record], []))
+            return
+        catalog.apply(record)
+        self._start_journal(catalog)
 
     def _make_fit(self, action: WriteEpochs | PublishFile) -> None:
         """Write the file of an action anew, if nothing can be added to it."""
@@ -267,8 +297,10 @@ class Store:
         options = self.options
         generation = registry.generation
         fmt = options.outfile_fmt or DEFAULT_FMT
-        began = Began(run_id, generation, fmt, registry.burn, registry.asked_burn, time.time())
-        catalog = Catalog(began)
+        began_at = registry.metadata.started_at or time.time()
+        catalog = Catalog(Began(run_id, generation, fmt, registry.burn, registry.asked_burn, began_at))
+        if not catalog.says(registry.metadata):
+            catalog.apply(Annotated(metadata.encode(registry.metadata)))
         catalog.apply(Grouped(0, 1, registry.series[0].epochs_per_file))
         old = self._journal
         self._journal = Journal.create(self.disk, list(catalog.records()), takes_packed=self._may_pack)

@@ -85,6 +85,14 @@ def flatten(epoch: dict[str, object]) -> tuple[list[Item], list[Leaf]]:
     return items, leaves
 
 
+def flatten_part(value: object, path: str) -> tuple[list[Item], list[Leaf]]:
+    """As `flatten`, of what an epoch has at a path."""
+    items: list[Item] = []
+    leaves: list[Leaf] = []
+    _flatten_value(value, path, items, leaves, path.count("/"))
+    return items, leaves
+
+
 def restore(items: Iterable[Item], arrays: Iterable[Array]) -> dict[str, object]:
     """Put an epoch together again from its items and their arrays, which become part of it.
 

@@ -14,6 +14,7 @@ import h5py
 import pytest
 
 from posterity import open_run
+from posterity.pytrees import get_positions
 
 EXAMPLE = Path(__file__).parents[2] / "docs/examples/jax_loop.py"
 NSTEPS = 100
@@ -116,6 +117,8 @@ def bits(value, path="epoch"):
     if isinstance(value, dict):
         members = [bits(member, f"{path}/{name}") for name, member in value.items()]
         return {name: found for member in members for name, found in member.items()}
+    if not hasattr(value, "tobytes"):
+        return {path: value}
     return {path: (value.dtype, value.shape, hashlib.sha256(value.tobytes()).hexdigest())}
 
 
@@ -130,31 +133,56 @@ def test_a_killed_chain_goes_on_as_if_it_had_never_stopped(killed_runs, whole_ru
 
 
 def test_an_epoch_holds_what_the_next_one_depends_on(whole_run):
-    """Anyone finds in the HDF5 file: samples as (nchain, dim, nsamples), statistics, the key, the states and the tuning."""
+    """Anyone finds in the HDF5 file: samples as (nchain, dim, nsamples), keys, states and tuning."""
     with h5py.File(whole_run / "epochs_1.h5") as file:
         epoch = file["epoch_0"]
         assert epoch["samples/p"].shape == (4, 5, NSTEPS)
-        assert epoch["samples/lp"].shape == (4, 1, NSTEPS)
-        assert {item.shape for item in epoch["stats"].values()} == {(4, NSTEPS)}
-        assert epoch["state/key"].shape == (2,)
+        told = {"acceptance_rate", "diverging", "energy", "is_turning", "lp", "n_steps", "tree_depth"}
+        assert {name: item.shape for name, item in epoch["samples"].items() if name != "p"} == dict.fromkeys(
+            told, (4, 1, NSTEPS)
+        )
+        assert epoch["state/key"].shape == (4, 2)
         assert epoch["state/chains/position"].shape == (4, 5)
         assert epoch["state/tuning/inverse_mass_matrix"].shape == (4, 5, 5)
+
+
+def test_the_parameters_come_back_by_name(whole_run):
+    """Each is an array (nchain, nsamples), in the order of "p"; and the run says what they are called."""
+    with open_run(whole_run) as run:
+        x, p = get_positions(run), run.get_samples()["p"]
+        assert [parameter.name for parameter in run.metadata.parameters["p"]] == list(x)
+    assert sorted(x) == sorted(["m", "b", "P_b", "Y_b", "log V_b"])
+    assert all((x[name] == p[:, i]).all() for i, name in enumerate(x))
 
 
 # The example with a device that goes on only when a task of the event loop says so.
 WITH_GATES = """
 import sys, threading
-import anyio, numpy as np
+import anyio, jax.numpy as jnp
 sys.path.insert(0, sys.argv[1])
 import jax_loop
 
 gate, asked = threading.Event(), threading.Event()
 
-def compute(*_):
+def wait():
     asked.set()
     assert gate.wait(60), "the event loop is held up"
     gate.clear()
-    return (), {"samples": {"p": np.ones((1, 1, 1))}}
+
+class Gated(jax_loop.Kernel):
+    def start(self, key):
+        wait()
+        return self.like(key)
+
+    def like(self, key):
+        return jnp.zeros(1)
+
+    def move(self, state):
+        return state, state[:, None], None
+
+    def sample_epoch(self, *args):
+        wait()
+        return super().sample_epoch(*args)
 
 async def main(args):
     async with anyio.create_task_group() as tasks:
@@ -168,8 +196,7 @@ async def open_gates(n):
         asked.clear()
         gate.set()
 
-jax_loop.first_chains = lambda *args: compute(*args)[0]
-jax_loop.sample_epoch = compute
+jax_loop.nuts = lambda args: Gated()
 args = jax_loop.argparse.Namespace(outdir=sys.argv[3], epochs=3, nsteps=1, nchain=1, nwarmup=0, seed=0)
 anyio.run(main, args, backend=sys.argv[2])
 """

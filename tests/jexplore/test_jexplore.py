@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jexplore.backends import DefaultBackend as TheirBackend
 from jexplore.sampler import JaxSampler
 from jexplore.sampling.epoch import Epoch
+from jexplore.steps import GaussianRandomWalk
 from jexplore_cases import CASES, DIM, NCHAIN, NEPOCH, NITERS, case_of, files, sampler_on
 
 from posterity import AsyncBackend, DefaultBackend, read_epoch
@@ -102,6 +103,22 @@ def test_epochs_are_the_same_value_for_value(theirs, backend):
     """Each epoch that is left, with its covariances, cycle, sampling, class and stats."""
     for index in range(1, NEPOCH + 2):
         assert_same(theirs.backend.get(index), backend.get(index))
+
+
+def test_metadata_come_from_the_epoch(case, theirs, backend):
+    """The layout of chains is that of jexplore's own temperatures, chain by chain; what its samples are is said, too."""
+    metadata = backend.metadata
+    assert {"jexplore", "jax"} <= metadata.versions.keys()
+    if not hasattr(case.sampling, "temps"):
+        assert (metadata.chains, metadata.attributes, metadata.parameters) == ({}, {}, {})
+        return
+    sampling = case.sampling
+    assert metadata.chains == {"walker": sampling.nwalker, "temperature": len(sampling.temps)}
+    assert metadata.parameters.keys() == set(case.names) - {"p"}
+    step = GaussianRandomWalk()
+    step.build(theirs.last)
+    temperatures = 1 / np.asarray(step.beta).reshape(list(metadata.chains.values()))
+    np.testing.assert_array_equal(temperatures, [metadata.attributes["temperatures"]] * sampling.nwalker)
 
 
 def test_a_burned_epoch_is_refused_by_both(theirs, backend):
