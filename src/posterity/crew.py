@@ -5,21 +5,15 @@ They are started for one job and end with it: none is left behind in a fork, at 
 Down the stream: `packed` has chunks compressed and brought back.
 """
 
-import os
 import threading
 from collections.abc import Callable, Generator, Sequence
 from typing import Generic, TypeVar
 
+from .threads import count_cores
+
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
 _AHEAD = 4  # results for each thread that may wait for the one who takes them
-
-
-def ncores() -> int:
-    """The cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def in_order(
@@ -30,7 +24,7 @@ def in_order(
     `make`: makes a `work` for each thread, which so may have what threads can't share. When the generator is closed,
     or an item fails, what was begun is finished, and the threads end.
     """
-    n = min(ncores() if nthreads is None else nthreads, len(items))
+    n = min(count_cores() if nthreads is None else nthreads, len(items))
     if n > 1:
         yield from _Crew(make, items, n).results()
     elif items:
