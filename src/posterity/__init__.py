@@ -1,44 +1,55 @@
-"""posterity: an asynchronous background-writer service for the samples of long-running samplers."""
+"""posterity: an asynchronous background-writer service for the samples of long-running samplers.
 
-from .aio import AsyncBackend
-from .aioreads import AsyncSnapshot
-from .audit import Findings, Problem, verify
-from .backend import DefaultBackend
-from .diagnosis import Diagnosis
-from .diagnostics import Diagnostics, Stop
-from .epoch import Epoch
-from .errors import (
-    Burned,
-    BurnLowered,
-    Closed,
-    Damaged,
-    EpochMismatch,
-    ExportExists,
-    ForeignFiles,
-    Forked,
-    MailboxFull,
-    MissingExtra,
-    NewerFormat,
-    NotStorable,
-    NotWritten,
-    OnlyInMemory,
-    PosterityError,
-    RunExists,
-    RunLocked,
-    SnapshotExpired,
-    UnknownOption,
-    UntrustedClass,
-    WriteFailed,
-)
-from .export import export_netcdf, export_zarr
-from .metadata import Metadata, Parameter
-from .receipts import Promise, Receipt
-from .repairs import Repairs, repair
-from .run import AsyncRun, Run, open_run
-from .singlefile import read_epoch
-from .snapshot import Snapshot
-from .states import State
-from .status import Status
+Each name is imported when it is first asked for: `import posterity`, and so `posterity --help`, waits neither for NumPy
+nor for h5py.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .aio import AsyncBackend
+    from .aioreads import AsyncSnapshot
+    from .audit import Findings, Problem, verify
+    from .backend import DefaultBackend
+    from .compaction import Compaction, compact
+    from .diagnosis import Diagnosis
+    from .diagnostics import Diagnostics, Stop
+    from .epoch import Epoch
+    from .errors import (
+        Burned,
+        BurnLowered,
+        Closed,
+        Damaged,
+        EpochMismatch,
+        ExportExists,
+        ForeignFiles,
+        Forked,
+        MailboxFull,
+        MissingExtra,
+        NewerFormat,
+        NotStorable,
+        NotWritten,
+        OnlyInMemory,
+        PosterityError,
+        RunExists,
+        RunLocked,
+        SnapshotExpired,
+        UnknownOption,
+        UntrustedClass,
+        WriteFailed,
+    )
+    from .export import export_netcdf, export_zarr
+    from .importing import Imported, import_jexplore
+    from .metadata import Metadata, Parameter
+    from .receipts import Promise, Receipt
+    from .repairs import Repairs, repair
+    from .run import AsyncRun, Run, open_run
+    from .runinfo import EpochInfo, RunInfo, find_runs, run_epochs, run_info
+    from .singlefile import read_epoch
+    from .snapshot import Snapshot
+    from .states import State
+    from .status import Status
 
 __version__ = "0.1.0"
 
@@ -49,16 +60,19 @@ __all__ = [
     "BurnLowered",
     "Burned",
     "Closed",
+    "Compaction",
     "Damaged",
     "DefaultBackend",
     "Diagnosis",
     "Diagnostics",
     "Epoch",
+    "EpochInfo",
     "EpochMismatch",
     "ExportExists",
     "Findings",
     "ForeignFiles",
     "Forked",
+    "Imported",
     "MailboxFull",
     "Metadata",
     "MissingExtra",
@@ -74,6 +88,7 @@ __all__ = [
     "Repairs",
     "Run",
     "RunExists",
+    "RunInfo",
     "RunLocked",
     "Snapshot",
     "SnapshotExpired",
@@ -83,10 +98,73 @@ __all__ = [
     "UnknownOption",
     "UntrustedClass",
     "WriteFailed",
+    "compact",
     "export_netcdf",
     "export_zarr",
+    "find_runs",
+    "import_jexplore",
     "open_run",
     "read_epoch",
     "repair",
+    "run_epochs",
+    "run_info",
     "verify",
 ]
+
+_MODULES = {
+    "aio": ["AsyncBackend"],
+    "aioreads": ["AsyncSnapshot"],
+    "audit": ["Findings", "Problem", "verify"],
+    "backend": ["DefaultBackend"],
+    "compaction": ["Compaction", "compact"],
+    "diagnosis": ["Diagnosis"],
+    "diagnostics": ["Diagnostics", "Stop"],
+    "epoch": ["Epoch"],
+    "errors": [
+        "BurnLowered",
+        "Burned",
+        "Closed",
+        "Damaged",
+        "EpochMismatch",
+        "ExportExists",
+        "ForeignFiles",
+        "Forked",
+        "MailboxFull",
+        "MissingExtra",
+        "NewerFormat",
+        "NotStorable",
+        "NotWritten",
+        "OnlyInMemory",
+        "PosterityError",
+        "RunExists",
+        "RunLocked",
+        "SnapshotExpired",
+        "UnknownOption",
+        "UntrustedClass",
+        "WriteFailed",
+    ],
+    "export": ["export_netcdf", "export_zarr"],
+    "importing": ["Imported", "import_jexplore"],
+    "metadata": ["Metadata", "Parameter"],
+    "receipts": ["Promise", "Receipt"],
+    "repairs": ["Repairs", "repair"],
+    "run": ["AsyncRun", "Run", "open_run"],
+    "runinfo": ["EpochInfo", "RunInfo", "find_runs", "run_epochs", "run_info"],
+    "singlefile": ["read_epoch"],
+    "snapshot": ["Snapshot"],
+    "states": ["State"],
+    "status": ["Status"],
+}
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+
+if not TYPE_CHECKING:  # a type checker knows the names from above, and no others
+
+    def __getattr__(name):
+        module = _HOMES.get(name)
+        if module is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = globals()[name] = getattr(import_module(f".{module}", __name__), name)
+        return value
+
+    def __dir__():
+        return sorted(set(globals()) | set(__all__))

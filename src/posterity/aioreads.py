@@ -145,6 +145,11 @@ class AsyncSnapshot(Generic[EpochT]):
         """See `Snapshot.metadata`."""
         return self._snapshot.metadata
 
+    @property
+    def shapes(self) -> dict[str, tuple[int, int, str]]:
+        """See `Snapshot.shapes`."""
+        return self._snapshot.shapes
+
     async def get(self, ind: int = -1) -> EpochDict:
         """See `Snapshot.get`."""
         return await self._readers.run(lambda: self._snapshot.get(ind))
@@ -160,6 +165,10 @@ class AsyncSnapshot(Generic[EpochT]):
     ) -> dict[str, Array] | None:
         """See `Snapshot.get_samples`."""
         return await self._readers.run(lambda: self._snapshot.get_samples(burn, thin, pars, mask, flatten, verify))
+
+    async def get_components(self, name: str, start: int, stop: int, burn: int = 0, thin: int = 1) -> Array | None:
+        """See `Snapshot.get_components`."""
+        return await self._readers.run(lambda: self._snapshot.get_components(name, start, stop, burn, thin))
 
     async def get_stats(
         self, epochs: Iterable[int] | None = None, fname: str | os.PathLike[str] | None = None

@@ -3,7 +3,9 @@
 Up the stream: the run folder. Down the stream: whoever doubts a disk; `repair`.
 """
 
+import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -15,8 +17,8 @@ from .epochreader import Reader
 from .errors import Damaged
 from .journal import Place
 from .layout import Stamp
-from .options import file_name
-from .rebuild import numbered
+from .options import DEFAULT_FMT, file_name
+from .rebuild import candidates, numbered
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -52,14 +54,16 @@ class Findings(msgspec.Struct, frozen=True):
         return "\n".join([f"{seen}: {len(self.problems)} problems", *map(str, self.problems)])
 
 
-def verify(outdir: str | os.PathLike[str]) -> Findings:
+def verify(outdir: str | os.PathLike[str], *, progress: Callable[[int, int], None] | None = None) -> Findings:
     """Look at all of a run: the journal, every checksum, the headers that HDF5 reads, and whose the files are.
 
     No lock is taken and nothing is written. It costs reading all of the run once. What a writer changes meanwhile isn't
     a problem; nor is an epoch that the journal doesn't know yet.
 
+    `progress`: called with the number of epochs that were looked at, and of all.
+
     Raises:
-        FileNotFoundError: there is no such folder.
+        FileNotFoundError: there is no such folder, or no trace of a run in it.
         NewerFormat: a later posterity wrote it.
     """
     disk = Disk(Path(os.fsdecode(outdir)))
@@ -67,7 +71,7 @@ def verify(outdir: str | os.PathLike[str]) -> Findings:
         raise FileNotFoundError(f"there is no folder {disk.folder}")
     disk.enter(make=False)
     try:
-        return _Inspection(disk).findings()
+        return _Inspection(disk, progress).findings()
     finally:
         disk.leave()
 
@@ -75,8 +79,9 @@ def verify(outdir: str | os.PathLike[str]) -> Findings:
 class _Inspection:
     """One look at a run."""
 
-    def __init__(self, disk: Disk) -> None:
+    def __init__(self, disk: Disk, progress: Callable[[int, int], None] | None) -> None:
         self._disk = disk
+        self._progress = progress
         self._problems: list[Problem] = []
         self._burn = 0
         self._nepochs = 0
@@ -90,14 +95,19 @@ class _Inspection:
             catalog = None
         if catalog is not None:
             self._burn = catalog.registry().burn
-            for index in range(len(catalog.places)):
+            n = len(catalog.places)
+            for index in range(n):
                 self._look_at_epoch(catalog, index)
+                if self._progress is not None:
+                    self._progress(index + 1, n)
             self._look_at_files(catalog)
         return Findings(str(self._disk.folder), self._nepochs, self._nbytes, tuple(self._problems))
 
     def _read_journal(self) -> Catalog | None:
         data = journal.read(self._disk)
         if data is None:
+            if not candidates(self._disk.names(), DEFAULT_FMT):
+                raise FileNotFoundError(errno.ENOENT, "there is no run", str(self._disk.folder))
             self._problems.append(Problem(journal.NAME, "there is no journal"))
             return None
         return replayed(journal.decode(data)[0])

@@ -116,6 +116,14 @@ class Disk:
         """A file's size in bytes."""
         return os.fstat(fd).st_size
 
+    def size_of(self, name: str) -> int:
+        """The size in bytes of what has a name; a symbolic link isn't followed."""
+        return os.stat(_plain(name), dir_fd=self._fd, follow_symlinks=False).st_size
+
+    def changed_at(self, fd: int) -> float:
+        """When a file's bytes changed last, in seconds since 1970."""
+        return os.fstat(fd).st_mtime
+
     def is_same(self, fd: int, other_fd: int) -> bool:
         """Whether two descriptors are of one file."""
         return os.path.samestat(os.fstat(fd), os.fstat(other_fd))

@@ -187,7 +187,7 @@ def _write(sink: Sink, draws: Draws, metadata: Metadata, plan: list[Variable], p
     chunk = _chunk_draws(sink, draws, plan)
     groups = {variable.group for variable in plan} | {POSTERIOR}
     for group in sorted(groups):
-        sink.group(group, attributes_of(metadata))
+        sink.group(group, {**attributes_of(metadata), **_listed_coordinates(draws, metadata)})
         _write_coordinates(sink, group, draws, metadata, [each for each in plan if each.group == group])
     for variable in plan:
         kind = draws.samples[variable.source]
@@ -205,6 +205,12 @@ def _write(sink: Sink, draws: Draws, metadata: Metadata, plan: list[Variable], p
             sink.write(variable.group, variable.name, (slice(None), slice(at, at + n)), values)
         if progress is not None:
             progress((at + n) * sample_bytes, draws.nbytes)
+
+
+def _listed_coordinates(draws: Draws, metadata: Metadata) -> dict[str, Plain]:
+    """How xarray and others know the coordinates that aren't named as an axis."""
+    names = [name for name in chain_coordinates(draws.nchain, metadata) if name != CHAIN]
+    return {"coordinates": " ".join(names)} if names else {}
 
 
 def _chunk_draws(sink: Sink, draws: Draws, plan: list[Variable]) -> int:

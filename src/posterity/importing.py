@@ -16,6 +16,7 @@ import numpy as np
 from .backend import DefaultBackend
 from .ensemble import Blobs, Ensemble, WalkersState
 from .errors import Damaged, PosterityError
+from .erynfile import ErynChain, eryn_chains
 from .options import DEFAULT_FMT, file_pattern
 from .steps import MAX_BYTES
 from .walkers import EPOCHS_PER_FILE
@@ -127,6 +128,60 @@ def import_emcee(
     return Imported(str(path), os.fsdecode(outdir), nepochs, chain.nsteps)
 
 
+def import_eryn(
+    source: str | os.PathLike[str],
+    outdir: str | os.PathLike[str],
+    *,
+    name: str = "mcmc",
+    progress: Progress | None = None,
+    **options: Any,
+) -> Imported:
+    """Make a run of a file that Eryn's `HDFBackend` wrote. The file stays as it is; it may be larger than the memory.
+
+    An `ErynBackend` of the run gives what the file's backend gives: chain, leaves, log-likelihoods, log-priors, betas,
+    blobs, counts, moves, random state. Eryn needn't be installed.
+
+    Args:
+        source: the HDF5 file.
+        outdir: the folder of the new run; there must be none in it.
+        name: of the chain in the file, a group.
+        progress: called with the number of steps that were taken over, and of all.
+        options: of the new run, as `DefaultBackend` takes them.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        KeyError: it has no chain of that name; the message has those there are.
+        ValueError: the chain has no steps.
+        RunExists: there is a run in `outdir` already.
+        Damaged: the file can't be read, or contradicts itself.
+        WriteFailed, NotWritten: the disk is full, or broken.
+
+    What fails half-way leaves an unfinished run, which can be removed; no `ErynBackend` takes it for a whole one.
+    """
+    path = Path(os.fsdecode(source))
+    if not path.is_file():
+        raise FileNotFoundError(errno.ENOENT, "there is no file", str(path))
+    options = {"epochs_per_file": EPOCHS_PER_FILE, "max_pending_bytes": _MAX_PENDING_BYTES, **options}
+    try:
+        with h5py.File(path, "r", locking=False) as file:  # without a lock: Eryn's sampler may have the file
+            chain = ErynChain(path, file, name)
+            options["attributes"] = {**options.pop("attributes", {}), "imported_from": "eryn", **chain.version}
+            named = {"chains": chain.ensemble.chains, "parameters": chain.ensemble.parameters({})}
+            backend: DefaultBackend[Any]
+            with DefaultBackend(outdir=outdir, **{**named, **options}, mode="x") as backend:
+                for done, epoch in chain.epochs(MAX_BYTES):
+                    backend.ingest_dict(epoch, copy=False)
+                    if progress is not None:
+                        progress(done, chain.nsteps)
+                backend.flush(publish=True)
+                nepochs = backend.status.epochs
+    except PosterityError:
+        raise
+    except (OSError, RuntimeError) as error:
+        raise Damaged(f"{path} can't be read: {error}") from error
+    return Imported(str(path), os.fsdecode(outdir), nepochs, chain.nsteps)
+
+
 class _EmceeChain:
     """One chain in a file of `HDFBackend`'s, checked."""
 
@@ -194,7 +249,7 @@ def _is_emcees(group: Any) -> bool:
 
 
 def importer_of(source: str | os.PathLike[str]) -> Callable[..., Imported]:
-    """What makes a run of a source, by what that is: a folder of jexplore's, a file of emcee's.
+    """What makes a run of a source, by what that is: a folder of jexplore's, a file of emcee's or Eryn's.
 
     Raises:
         FileNotFoundError: there is nothing.
@@ -209,7 +264,9 @@ def importer_of(source: str | os.PathLike[str]) -> Callable[..., Imported]:
         with h5py.File(path, "r", locking=False) as file:
             if emcee_chains(file):
                 return import_emcee
-    raise ValueError(f"{path} is neither a folder of jexplore's nor a file of emcee's")
+            if eryn_chains(file):
+                return import_eryn
+    raise ValueError(f"{path} is neither a folder of jexplore's nor a file of emcee's or Eryn's")
 
 
 def _find_epochs(folder: Path, fmt: str) -> dict[int, Path]:

@@ -166,6 +166,11 @@ def decode(data: bytes) -> tuple[list[AnyRecord], int]:
     return _decode_whole(data)[:2]
 
 
+def version_of(data: bytes) -> int:
+    """The format that a good journal is written in."""
+    return int(_HEADER.unpack_from(data)[1])
+
+
 def _decode_whole(data: bytes) -> tuple[list[AnyRecord], int, int]:
     """As `decode`, and the offset of the last batch."""
     if len(data) < _HEADER.size or data[:8] != _MAGIC:

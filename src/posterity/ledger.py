@@ -12,20 +12,19 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import takewhile
 from typing import NamedTuple
-
-import msgspec
 
 from .bells import Bell, Bells
 from .catalog import Catalog
 from .disk import is_full
 from .epoch import Held, Prepared
-from .errors import BurnLowered, Closed, EpochMismatch, Forked, MailboxFull, PosterityError, WriteFailed
-from .kinds import Kind
-from .metadata import Metadata, begun, completed
+from .errors import BurnLowered, Closed, Forked, MailboxFull, PosterityError, WriteFailed
+from .faults import Fault, Faults
+from .fit import Fit, Shapes
+from .metadata import begun, completed
 from .options import Options
 from .pins import Pin, Pins
 from .policy import Action, Demand, done, is_met, memory_floor, pending, plan, write_target
@@ -34,17 +33,6 @@ from .room import Room, Ticket
 from .shelf import Shelf
 from .states import Event, State, after
 from .store import Outcome
-
-Shapes = dict[str, tuple[int, str]]
-
-
-class Fault(msgspec.Struct, frozen=True):
-    """What is wrong with the disk. `since`, `at`: seconds since 1970, of the first and of the last failure."""
-
-    error: OSError
-    since: float
-    at: float
-    attempts: int
 
 
 class View(NamedTuple):
@@ -72,17 +60,6 @@ class Fetch(NamedTuple):
     held: Held
 
 
-def check_described(metadata: Metadata, nchain: int, shapes: Shapes, absent: Collection[str]) -> None:
-    """Refuse metadata that are another run's. `absent`: see `Metadata.misfit`.
-
-    Raises:
-        EpochMismatch: another number of chains, or of parameters; the message names both.
-    """
-    misfit = metadata.misfit(nchain, {name: dim for name, (dim, _) in shapes.items()}, absent)
-    if misfit:
-        raise EpochMismatch(f"{misfit}; open the backend with what fits, or leave it out")
-
-
 class Ledger:
     """All that threads share. Its methods may be called from any thread."""
 
@@ -94,16 +71,13 @@ class Ledger:
         self._bells = Bells()
         self._registry = start_series(raise_burn(registry, options.burn, asked=True), options.epochs_per_file)
         self._shelf = Shelf(catalog)
-        self._nchain, self._shapes = shapes
-        self._kind: Kind | None = None  # of the last epoch: one of the same kind fits
+        self._fit = Fit(*shapes)
         self._is_told = False
         self._demand = Demand()
         self._room = Room(options)
         self._pins = Pins()
         self._state = State.RUNNING
-        self._fault: Fault | None = None
-        self._failures = 0
-        self._last_error: OSError | None = None
+        self._faults = Faults()
         self._is_tidy = True
         self._has_asides = False
         self._is_on_disk = catalog is not None
@@ -175,7 +149,7 @@ class Ledger:
     @property
     def fault(self) -> Fault | None:
         """What is wrong with the disk, if anything is."""
-        return self._fault
+        return self._faults.now
 
     @property
     def pending(self) -> tuple[int, int]:
@@ -210,31 +184,8 @@ class Ledger:
     # ---- handing over --------------------------------------------------------------------------------------------
 
     def check_fits(self, epoch: Prepared) -> None:
-        """Refuse an epoch that doesn't fit the run.
-
-        Raises:
-            EpochMismatch: another number of chains, or another dim or dtype for a name that was there before, or, as
-                the first one, another one than `parameters` or `chains` say.
-        """
-        kind = epoch.kind
-        if kind is self._kind:
-            return
-        if not self._nchain:
-            metadata = self._registry.metadata
-            absent = metadata.parameters if self._registry.entries else ()
-            check_described(metadata, kind.nchain, kind.shapes, absent)
-        if self._nchain and kind.nchain != self._nchain:
-            raise EpochMismatch(
-                f"the epoch has {kind.nchain} chains and the run has {self._nchain}; "
-                f"reset() the run, or use another outdir"
-            )
-        for name, shape in kind.shapes.items():
-            known = self._shapes.get(name, shape)
-            if shape != known:
-                raise EpochMismatch(
-                    f"samples[{name!r}] has dim {shape[0]} and dtype {shape[1]}, and in the run it has dim {known[0]} "
-                    f"and dtype {known[1]}; convert it, reset() the run, or use another outdir"
-                )
+        """Refuse an epoch that doesn't fit the run; see `Fit.check`."""
+        self._fit.check(epoch.kind, self._registry)
 
     def ask_room(self, epoch: Prepared, is_alive: Callable[[], bool] | None = None) -> Ticket:
         """Ask for room for an epoch; whoever asked first gets it first. `is_alive`: see `Ticket`.
@@ -295,9 +246,7 @@ class Ledger:
         registry = admit(known, kind.nsamples, kind.nbytes, held.device_nbytes)
         self._shelf.held[index] = held
         self._is_told = True
-        if kind is not self._kind:
-            self._nchain, self._kind = kind.nchain, kind
-            self._shapes = {**self._shapes, **kind.shapes}
+        self._fit.take(kind)
         self._registry = registry  # the one step: a Ctrl-C before it changes nothing, one after it loses nothing
         return registry.generation, index
 
@@ -320,7 +269,7 @@ class Ledger:
     def full_error(self) -> MailboxFull:
         """The error of who doesn't wait for room."""
         epochs, nbytes = self.pending
-        why = f": {self._fault.error}" if self._fault else ""
+        why = f": {self.fault.error}" if self.fault else ""
         there = f", {on_device / 1e6:.1f} MB of them on a device" if (on_device := self.on_device) else ""
         error = MailboxFull(
             f"{epochs} epochs of {nbytes / 1e6:.1f} MB wait to be written{there}; there is no room{why}"
@@ -329,7 +278,7 @@ class Ledger:
         return error
 
     def _cause(self) -> BaseException | None:
-        return self._fault.error if self._fault else self.lost
+        return self.fault.error if self.fault else self.lost
 
     @property
     def is_unused(self) -> bool:
@@ -367,7 +316,7 @@ class Ledger:
             self._refuse_if_closed()
             self._registry = describe(reset(self._registry, self.options.epochs_per_file), metadata)
             self._shelf = Shelf(None)
-            self._nchain, self._shapes, self._kind, self._is_told = 0, {}, None, False
+            self._fit, self._is_told = Fit(), False
             self._demand = Demand()
             self._nfetched, self._never_comes = 0, None
             self._is_tidy = not self._is_on_disk
@@ -381,7 +330,7 @@ class Ledger:
             n = registry.next_index
             demand = Demand(n, n if publish else 0, registry.burn if n or self._is_on_disk else 0)
             self._ask(demand)
-            return registry.generation, demand, self._failures
+            return registry.generation, demand, self._faults.count
 
     def demand_epoch(self, generation: int, index: int) -> None:
         """Ask that an epoch be written, with those before it."""
@@ -396,7 +345,7 @@ class Ledger:
 
     def is_done(self, asked: tuple[int, Demand, int]) -> bool:
         """Whether a demand is met, or there is no sense in waiting: a condition to wait for."""
-        return self._state.is_over or self._failures > asked[2] or self._is_met(asked)
+        return self._state.is_over or self._faults.count > asked[2] or self._is_met(asked)
 
     def _is_met(self, asked: tuple[int, Demand, int]) -> bool:
         generation, demand, _ = asked
@@ -413,17 +362,17 @@ class Ledger:
         """
         self._check_state()
         if not self.holds(partial(self._is_met, asked)):
-            self._raise_failure(asked[2])
+            self._faults.raise_since(asked[2])
             raise Closed("the backend was closed before all was written")
 
     @property
     def failures(self) -> int:
         """How many attempts to write failed so far."""
-        return self._failures
+        return self._faults.count
 
     def has_failed(self, failures: int) -> bool:
         """Whether an attempt failed since there were `failures`: a condition to wait for."""
-        return self._failures > failures
+        return self._faults.count > failures
 
     def check_settled(self, failures: int) -> None:
         """Raise what kept memory and disk from being as the policy says, since there were so many `failures`.
@@ -433,16 +382,11 @@ class Ledger:
         """
         self._check_state()
         if not self.holds(self.is_settled):
-            self._raise_failure(failures)
+            self._faults.raise_since(failures)
 
     def _check_state(self) -> None:
         if self._state is State.FAILED:
             raise WriteFailed(f"the writer broke: {self.lost}") from self.lost
-
-    def _raise_failure(self, failures: int) -> None:
-        """It may be over since: the last one counts all the same."""
-        if self._failures > failures and self._last_error is not None:
-            raise WriteFailed(f"writing failed: {self._last_error}; it is tried again") from self._last_error
 
     def has_news(self, seen: tuple[int, int, int] | None, min_samples: int) -> bool:
         """Whether enough changed since a generation, samples and burn that were seen: a condition to wait for."""
@@ -490,7 +434,7 @@ class Ledger:
             demand=self._demand,
             pinned_burn=self._pinned_burn(),
             nfetched=self._count_fetched(),
-            is_in_doubt=self._fault is not None and not is_full(self._fault.error),
+            is_in_doubt=self.fault is not None and not is_full(self.fault.error),
         )
 
     def _pinned_burn(self) -> int | None:
@@ -506,7 +450,8 @@ class Ledger:
                 self._is_tidy = outcome.is_tidy
                 self._let_go()
             self._has_asides = outcome.has_asides
-            self._note_fault(outcome.error)
+            self._faults.note(outcome.error)
+            self._state = after(self._state, Event.WRITE_FAILED if outcome.error else Event.WRITE_WORKED)
             self._grant()
             self._bells.ring()
 
@@ -568,18 +513,6 @@ class Ledger:
         for index in list(takewhile(floor.__gt__, held)):
             if not (is_read and self._pins.show_cut(self._registry, index)):
                 del held[index]
-
-    def _note_fault(self, error: OSError | None) -> None:
-        if error is None:
-            self._fault = None
-            self._state = after(self._state, Event.WRITE_WORKED)
-            return
-        now = time.time()
-        first = self._fault or Fault(error, now, now, 0)
-        self._fault = Fault(error, first.since, now, first.attempts + 1)
-        self._failures += 1
-        self._last_error = error
-        self._state = after(self._state, Event.WRITE_FAILED)
 
     def call_before_closing(self, call: Callable[[], None]) -> None:
         """Have something called that hands over what it holds, before no more epochs are taken. It must not raise."""

@@ -11,6 +11,8 @@ import contextlib
 import errno
 import os
 import socket
+import struct
+import sys
 import threading
 import time
 from pathlib import Path
@@ -30,6 +32,7 @@ NAME = "posterity.lock"
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 HEARTBEAT_S = 10.0
 _SILENT_AFTER_S = 60.0
+_FLOCK = struct.Struct("hhqqi4x")  # Linux's `struct flock` on 64 bits: type, whence, start, length, process
 
 
 class Holder(msgspec.Struct, frozen=True):
@@ -185,6 +188,51 @@ def read_holder(disk: Disk, fd: int) -> Holder | None:
         return msgspec.json.decode(bytes(data), type=Holder)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
+
+
+def writer_of(disk: Disk) -> Holder | None:
+    """Who writes a run just now, as far as can be told; None if nobody does. Nothing is locked, and nobody disturbed.
+
+    The folder exists and is entered. A holder on another host, where the system has no locks, is taken at its word.
+    """
+    key = disk.key()
+    with _claims_guard:  # a backend of this process would lose its lock if we opened and closed the file
+        for lock in _claims.values():
+            if lock.folder_key == key and lock.holder.pid == os.getpid():
+                return lock.holder
+        try:
+            fd = disk.open(NAME)
+        except OSError:
+            return None
+        try:
+            holder, owner = read_holder(disk, fd), _owner_of(fd)
+            since = disk.changed_at(fd)
+        finally:
+            disk.close(fd)
+    if owner is None or (holder is not None and holder.by_file):
+        return holder if holder is not None and _may_live(holder) else None
+    if owner and holder is None:  # a full disk may have kept it from saying who it is
+        here = owner > 0
+        return Holder(
+            socket.gethostname() if here else "another host", owner, _start_of(owner) if here else "", since, ""
+        )
+    return holder if owner else None
+
+
+def _may_live(holder: Holder) -> bool:
+    return holder.host != socket.gethostname() or _start_of(holder.pid) == holder.start
+
+
+def _owner_of(fd: int) -> int | None:
+    """The process that has a system lock on a file; 0: none, negative: one elsewhere, None: the system can't tell."""
+    if not sys.platform.startswith("linux") or sys.maxsize < 1 << 32:
+        return None
+    try:
+        asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        kind, *_, pid = _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_GETLK, asked))
+    except OSError:
+        return None
+    return 0 if kind == fcntl.F_UNLCK else pid or -1
 
 
 def _start_of(pid: int) -> str:

@@ -130,7 +130,7 @@ class _Surface(io.RawIOBase):
                 os.posix_fallocate(self._fd, 0, nbytes)
             except OSError as error:
                 if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
-                    os.close(self._fd)
+                    self.close()
                     raise
 
     def check(self) -> None:

@@ -24,9 +24,10 @@ from .catalog import Catalog
 from .disk import Disk
 from .epoch import Held, Prepared, prepare, sample_shapes
 from .errors import Closed, Forked, NotWritten
+from .fit import Shapes, check_described
 from .kinds import Kinds
 from .layout import layout_of
-from .ledger import Ledger, Shapes, check_described
+from .ledger import Ledger
 from .metadata import Metadata
 from .monitor import Monitor
 from .options import Options

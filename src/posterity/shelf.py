@@ -7,6 +7,7 @@ epochs up, with no lock.
 from .catalog import Catalog
 from .epoch import Held
 from .errors import Damaged, PosterityError
+from .layout import Layout, layout_of
 
 
 class Shelf:
@@ -15,6 +16,14 @@ class Shelf:
     def __init__(self, catalog: Catalog | None) -> None:
         self.held: dict[int, Held] = {}
         self.catalog = catalog
+
+    def layout_of(self, index: int) -> Layout | None:
+        """How the arrays of an epoch are laid out; None if it is nowhere any more."""
+        held = self.held.get(index)
+        if held is not None:
+            return held.layout
+        place = self.catalog.places[index] if self.catalog is not None else None
+        return None if place is None or self.catalog is None else layout_of(self.catalog.specs[place.layout])
 
     def refresh(self) -> bool:
         """Learn what happened since, if anything can have; returns whether this is still what the run consists of."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Generic, Self, TypeVar, cast
 from .diagnosis import Diagnosis
 from .diagnostics import Diagnostics
 from .disk import Disk
-from .epoch import EpochDict, to_epoch
+from .epoch import EpochDict, sample_shapes, to_epoch
 from .errors import Burned, Closed
 from .gathering import Gathering
 from .layout import Layout
@@ -139,6 +139,16 @@ class Snapshot(Generic[E_co]):
         """What the numbers mean, and where they come from: names, units, layout of the chains, attributes, versions."""
         return self.registry.metadata
 
+    @property
+    def shapes(self) -> dict[str, tuple[int, int, str]]:
+        """The names of the newest epoch's samples: number of chains, dim, dtype. Empty if there is no epoch."""
+        shelf, index = self._there(), self.nepochs - 1
+        layout = shelf.layout_of(index) if index >= 0 else None
+        if layout is None:
+            return {}
+        nchain, found = sample_shapes(layout)
+        return {name: (nchain, dim, dtype) for name, (dim, dtype) in found.items()}
+
     # ---- epochs --------------------------------------------------------------------------------------------------
 
     def get(self, ind: int = -1) -> EpochDict:
@@ -235,6 +245,36 @@ class Snapshot(Generic[E_co]):
         gathering = Gathering(self._disk, self._there(), self.registry, names, mask, n, thin, verify)
         gathering.gather(list(pieces(self.registry, burn, thin)))
         return flatten_samples(gathering.results) if flatten else gathering.results
+
+    def get_components(self, name: str, start: int, stop: int, burn: int = 0, thin: int = 1) -> Array | None:
+        """Some components of one name, where all of them would be too much memory: `[:, start:stop, burn::thin]`.
+
+        Args:
+            name: of the samples.
+            start: the first component along dim.
+            stop: the one after the last.
+            burn: see `get_samples`.
+            thin: see `get_samples`.
+
+        Returns:
+            An array `(nchain, stop - start, n)`, the caller's own; None if nothing is left. Only that is read, unless
+            the run is compressed.
+
+        Raises:
+            IndexError: there aren't so many components.
+            ValueError, KeyError, Damaged: see `get_samples`.
+        """
+        check_thin(burn, thin)
+        n = count_samples(self.registry, burn, thin)
+        if n == 0:
+            return None
+        dim = self.shapes[name][1] if name in self.shapes else stop  # else the name is refused below
+        if not 0 <= start < stop <= dim:
+            raise IndexError(f"{name!r} has the components 0 to {dim - 1}; those from {start} to {stop} were asked for")
+        dims = {name: range(start, stop)}
+        gathering = Gathering(self._disk, self._there(), self.registry, [name], ..., n, thin, verify=False, dims=dims)
+        gathering.gather(list(pieces(self.registry, burn, thin)))
+        return gathering.results[name]
 
     @property
     def diagnostics(self) -> Diagnostics | None:

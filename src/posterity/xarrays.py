@@ -82,9 +82,10 @@ class PosterityBackend(BackendEntrypoint):
 class _Source:
     """What a dataset is made of, when it isn't a folder."""
 
-    def __init__(self, draws: Draws, metadata: Metadata) -> None:
+    def __init__(self, draws: Draws, metadata: Metadata, *, prefers_epochs: bool = True) -> None:
         self.draws = draws
         self.metadata = metadata
+        self.prefers_epochs = prefers_epochs
 
     def __dask_tokenize__(self) -> str:
         return self.draws.token
@@ -124,29 +125,23 @@ class _Samples(BackendArray):
     ) -> Array:
         """`array[chains][:, components, draws]`, wherever the draws are."""
         if isinstance(draws, range):
-            if draws.step < 0:
-                return self._read_range(draws[::-1], chains, components)[:, :, ::-1]
             return self._read_range(draws, chains, components)
-        unique, back = np.unique(draws, return_inverse=True)
-        parts = [self._read_range(range(0), chains, components)]
-        for part in self._draws.within_epochs(unique):
-            some = unique[part]
+        parts = []
+        for part in self._draws.within_epochs(draws):
+            some = draws[part]
             first = int(some[0])
             parts.append(self._read_range(range(first, int(some[-1]) + 1), chains, components)[:, :, some - first])
-        return np.concatenate(parts, axis=2)[:, :, back]
+        return np.concatenate(parts or [self._read_range(range(0), chains, components)], axis=2)
 
     def _read_range(self, draws: range, chains: list[int] | None, components: list[int] | None) -> Array:
         return self._draws.read([self._name], draws, chains, components)[self._name]
 
 
 def _chosen(key: "int | slice | np.ndarray[Any, np.dtype[np.intp]]", n: int) -> Any:
-    """What a part of an indexer chooses of `n`: a range, or an array of numbers from 0 on."""
+    """What a part of an indexer chooses of `n`: a range, or an array of numbers; xarray sees to it that they go up."""
     if isinstance(key, slice):
         return range(*key.indices(n))
-    if isinstance(key, np.ndarray):
-        return np.where(key < 0, key + n, key)
-    at = int(key) % n
-    return range(at, at + 1)
+    return key if isinstance(key, np.ndarray) else range(int(key), int(key) + 1)
 
 
 def _but_for_all(chosen: "range | np.ndarray[Any, np.dtype[np.intp]]", n: int) -> list[int] | None:
@@ -176,7 +171,9 @@ def _lazy_dataset(source: _Source) -> xr.Dataset:
     found: dict[str, xr.Variable] = {}
     for variable in _whole_variables(draws, metadata):
         lazy = indexing.LazilyIndexedArray(_Samples(draws, variable))
-        encoding = {"preferred_chunks": {DRAW: draws.sizes}, _NAMED_AFTER: draws.token}
+        encoding: dict[str, Any] = {_NAMED_AFTER: draws.token}
+        if source.prefers_epochs:
+            encoding["preferred_chunks"] = {DRAW: draws.sizes}
         found[variable.name] = _Named(variable.dims, lazy, variable.attributes, encoding)
     return xr.Dataset(found, _coordinates(draws, metadata), attributes_of(metadata))
 
@@ -205,13 +202,14 @@ def to_dataset(
 
 
 def _opened(draws: Draws, metadata: Metadata, chunks: Chunks) -> xr.Dataset:
+    prefers_epochs = not isinstance(chunks, int)  # else xarray warns of each border that isn't one of epochs
     if chunks == "epoch":
         chunks = {}
     elif isinstance(chunks, int):
         chunks = {DRAW: chunks}
     if chunks is not None and find_spec("dask") is None:
         raise MissingExtra("chunks need the package dask: pip install 'posterity[xarray]', or give chunks=None")
-    source: Any = _Source(draws, metadata)
+    source: Any = _Source(draws, metadata, prefers_epochs=prefers_epochs)
     return xr.open_dataset(source, engine=PosterityBackend, chunks=cast("Any", chunks))
 
 
@@ -240,4 +238,5 @@ def to_datatree(
             array = array.isel({array.dims[2]: variable.component}, drop=True)
         array.attrs = dict(variable.attributes)
         groups.setdefault(variable.group, {})[variable.name] = array
-    return xr.DataTree.from_dict({group: xr.Dataset(arrays, attrs=dataset.attrs) for group, arrays in groups.items()})
+    bare = {} if plan else dataset.coords
+    return xr.DataTree.from_dict({group: xr.Dataset(arrays, bare, dataset.attrs) for group, arrays in groups.items()})

@@ -1,0 +1,7 @@
+"""`python -m posterity`: the command line, where the script `posterity` isn't on the path."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())

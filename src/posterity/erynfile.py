@@ -1,0 +1,149 @@
+"""A chain in an HDF5 file that Eryn's `HDFBackend` wrote, checked and read some steps at a time. Eryn isn't needed.
+
+Up the stream: such a file. Down the stream: `importing` makes a run of it, `branches` says how that lies in epochs.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from .branches import (
+    BETA,
+    BLOBS,
+    LOG_LIKE,
+    LOG_PRIOR,
+    Counted,
+    Ensemble,
+    Recorded,
+    ensemble_of,
+    epoch_of,
+)
+from .epoch import EpochDict
+from .errors import Damaged
+from .tree import Array
+
+_ARRAYS = {"log_like": LOG_LIKE, "log_prior": LOG_PRIOR, "betas": BETA, "blobs": BLOBS}
+_NUMBERS = {"nwalkers", "ntemps", "branch_names", "iteration", "rj", "has_blobs"}
+
+
+def eryn_chains(file: Any) -> list[str]:  # an h5py.File
+    """The names of the chains in a file of Eryn's `HDFBackend`."""
+    return [name for name, group in file.items() if isinstance(group, h5py.Group) and _is_eryns(group)]
+
+
+def _is_eryns(group: Any) -> bool:
+    groups = all(isinstance(group.get(name), h5py.Group) for name in ("chain", "inds", "ndims", "nleaves_max"))
+    return groups and set(group.attrs) >= _NUMBERS
+
+
+class ErynChain:
+    """One chain in a file.
+
+    Raises:
+        KeyError: there is no such chain; the message has those there are.
+        ValueError: the chain has no steps.
+        Damaged: it contradicts itself.
+    """
+
+    def __init__(self, path: Path, file: Any, name: str) -> None:
+        names = eryn_chains(file)
+        if name not in names:
+            raise KeyError(f"{path} has no chain {name!r} of Eryn's; it has {', '.join(map(repr, names)) or 'none'}")
+        group = self._group = file[name]
+        self._where = f"{path}: {name}"
+        self.nsteps = int(group.attrs["iteration"])
+        self.version = {"eryn_version": str(group.attrs["version"])} if "version" in group.attrs else {}
+        if self.nsteps < 1:
+            raise ValueError(f"{path}: the chain {name!r} has no steps")
+        self.ensemble = self._ensemble()
+        self._arrays = self._found()
+        self._check()
+        info = {key: _plain(value) for key, value in group["info"].attrs.items()} if "info" in group else {}
+        self._recorded = Recorded(self.ensemble, info, self._counted())
+
+    def _ensemble(self) -> Ensemble:
+        group, attributes = self._group, self._group.attrs
+        names = [str(name) for name in attributes["branch_names"]]
+        first = group["chain"][names[0]]
+        order = {key: _plain(value) for key, value in group["key_order"].attrs.items()} if "key_order" in group else {}
+        ensemble = ensemble_of(
+            attributes["nwalkers"], dict(group["ndims"].attrs), dict(group["nleaves_max"].attrs), attributes["ntemps"],
+            names, rj=bool(attributes["rj"]), moves=list(group["moves"]) if "moves" in group else None,
+            key_order=order or None, dtype=first.dtype,
+        )  # fmt: skip
+        return (
+            ensemble.with_blobs(np.empty(group["blobs"].shape[1:], group["blobs"].dtype))
+            if self._has_blobs
+            else ensemble
+        )
+
+    @property
+    def _has_blobs(self) -> bool:
+        return bool(self._group.attrs["has_blobs"])
+
+    def _found(self) -> dict[str, Any]:
+        """Name of samples -> the dataset, `(nsteps, ntemps, ...)`."""
+        group = self._group
+        arrays = {ours: group[theirs] for theirs, ours in _ARRAYS.items() if theirs != "blobs" or self._has_blobs}
+        for branch in self.ensemble.branches:
+            arrays[branch.points] = group["chain"][branch.name]
+            arrays[branch.inds] = group["inds"][branch.name]
+        return arrays
+
+    def _check(self) -> None:
+        ensemble = self.ensemble
+        for name, ((nchain, dim), _) in ensemble.samples.items():
+            found = self._arrays[name].shape
+            size = ensemble.ntemps if name == BETA else nchain * dim
+            if found[0] < self.nsteps or found[1] != ensemble.ntemps or int(np.prod(found[1:])) != size:
+                raise Damaged(
+                    f"{self._where}: {name!r} has shape {found}; {self.nsteps} steps of {nchain} chains are expected"
+                )
+
+    def _counted(self) -> Counted:
+        group = self._group
+        moves = {
+            name: np.asarray(group["moves"][name]["acceptance_fraction"], float) for name in self.ensemble.moves or ()
+        }
+        each = self.ensemble.ntemps, self.ensemble.nwalkers
+        jumps = np.zeros(each) if self.ensemble.rj else None
+        if self.ensemble.rj and "rj_accepted" in group:
+            jumps = np.asarray(group["rj_accepted"], float)
+        names = sorted(name for name in group.attrs if name.startswith("random_state_"))
+        state = tuple(_plain_number(group.attrs[name]) for name in names)
+        return Counted(
+            np.asarray(group["accepted"], float),
+            np.asarray(group["swaps_accepted"], float),
+            jumps,
+            None if self.ensemble.moves is None else moves,
+            state or None,
+        )
+
+    def epochs(self, max_bytes: int) -> Iterator[tuple[int, EpochDict]]:
+        """Its steps as epochs of about so many bytes, each with the number of steps up to its end."""
+        nbytes = sum(array.dtype.itemsize * int(np.prod(array.shape[1:])) for array in self._arrays.values())
+        at_once = max(1, max_bytes // max(1, nbytes))
+        for start in range(0, self.nsteps, at_once):
+            stop = min(start + at_once, self.nsteps)
+            steps = {name: self._rows(name, array[start:stop]) for name, array in self._arrays.items()}
+            yield stop, epoch_of(self._recorded, steps, is_last=stop == self.nsteps)
+
+    def _rows(self, name: str, steps: Array) -> Array:
+        """`(nsteps, ntemps, ...)` as `(nsteps, nchain, dim)`."""
+        if name == BETA:
+            if self.ensemble.ntemps == 1 and not steps.any():  # the sampler had none, and none were written
+                steps = np.full(steps.shape, np.nan, steps.dtype)
+            steps = np.repeat(steps, self.ensemble.nwalkers, axis=1)
+        return steps.reshape(len(steps), self.ensemble.nchain, -1)
+
+
+def _plain(value: Any) -> Any:
+    """An attribute as it was before HDF5 had it: lists of text or numbers are arrays there."""
+    return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
+
+
+def _plain_number(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value

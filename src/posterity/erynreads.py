@@ -1,0 +1,255 @@
+"""The reading half of `ErynBackend`: what a run is, what was counted, and its steps.
+
+Eryn's diagnostics are inherited from Eryn's own class, and ask for these.
+
+Up the stream: `branched` has the run. Down the stream: `eryn` adds the writing.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .branched import Look, Source, chosen_steps
+from .branches import Counted, Ensemble, Numbers, RandomState, Recorded, from_samples
+from .errors import MissingExtra
+from .tree import dtype_from_text
+
+try:
+    from eryn.backends import Backend
+except ImportError as error:
+    raise MissingExtra("ErynBackend needs the package eryn: pip install 'posterity[eryn]'") from error
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    from eryn.state import State
+
+
+class ErynReads(Backend):  # type: ignore[misc]  # Eryn has no types
+    """All that can be asked of a run of Eryn's."""
+
+    outdir: Path
+    _source: Source
+    _asked_dtype: np.dtype[np.generic] | None
+
+    @property
+    def filename(self) -> str:
+        """The run folder, as text."""
+        return str(self.outdir)
+
+    @property
+    def initialized(self) -> bool:
+        """Whether there are steps, or `reset` said what they will be."""
+        return self._source.recorded is not None
+
+    def _recorded(self) -> Recorded:
+        recorded = self._source.recorded
+        if recorded is None:
+            raise self._no_steps()
+        return recorded
+
+    def _no_steps(self) -> AttributeError:
+        return AttributeError(f"{self.outdir} holds no steps yet: run the sampler with store=True first")
+
+    @property
+    def _ensemble(self) -> Ensemble:
+        return self._recorded().ensemble
+
+    @property
+    def _counted(self) -> Counted:
+        return self._recorded().counted
+
+    @property
+    def iteration(self) -> int:
+        """How many steps were saved, burned ones too."""
+        self._recorded()
+        return self._source.total
+
+    @property
+    def dtype_set(self) -> bool:
+        """Whether the dtype is more than a default."""
+        return self._asked_dtype is not None or self.initialized
+
+    @property
+    def dtype(self) -> np.dtype[np.generic]:
+        """Of all numbers but blobs."""
+        recorded = self._source.recorded
+        if recorded is not None:
+            return dtype_from_text(recorded.ensemble.dtype)
+        return np.dtype(np.float64) if self._asked_dtype is None else self._asked_dtype
+
+    @property
+    def nwalkers(self) -> int:
+        """Walkers at each temperature."""
+        return self._ensemble.nwalkers
+
+    @property
+    def ntemps(self) -> int:
+        """Temperatures."""
+        return self._ensemble.ntemps
+
+    @property
+    def branch_names(self) -> list[str]:
+        """Names of the branches."""
+        return [branch.name for branch in self._ensemble.branches]
+
+    @property
+    def nbranches(self) -> int:
+        """How many branches there are."""
+        return len(self._ensemble.branches)
+
+    @property
+    def ndims(self) -> dict[str, int]:
+        """Of each branch: parameters of a leaf."""
+        return {branch.name: branch.ndim for branch in self._ensemble.branches}
+
+    @property
+    def nleaves_max(self) -> dict[str, int]:
+        """Of each branch: the most leaves."""
+        return {branch.name: branch.nleaves_max for branch in self._ensemble.branches}
+
+    @property
+    def shape(self) -> dict[str, tuple[int, int, int, int]]:
+        """Of each branch: temperatures, walkers, leaves, parameters."""
+        return self._ensemble.shape
+
+    @property
+    def rj(self) -> bool:
+        """Whether leaves come and go."""
+        return self._ensemble.rj
+
+    @property
+    def key_order(self) -> dict[str, list[str | int]] | None:
+        """Of each branch: what its parameters are called."""
+        order = self._ensemble.key_order
+        return None if order is None else {name: list(keys) for name, keys in order.items()}
+
+    @property
+    def move_keys(self) -> list[str]:
+        """Names of the moves that are tracked."""
+        return list(self._ensemble.moves or ())
+
+    @property
+    def reset_args(self) -> tuple[int, dict[str, int]]:
+        """What `reset` was called with."""
+        return self.nwalkers, self.ndims
+
+    @property
+    def reset_kwargs(self) -> dict[str, Any]:
+        """What else `reset` was called with."""
+        ensemble, info, _ = self._recorded()
+        moves = None if ensemble.moves is None else list(ensemble.moves)
+        shape = {"nleaves_max": self.nleaves_max, "ntemps": ensemble.ntemps, "branch_names": self.branch_names}
+        return {**shape, "rj": ensemble.rj, "moves": moves, "key_order": self.key_order, **info}
+
+    # ---- what was counted ----------------------------------------------------------------------------------------
+
+    @property
+    def accepted(self) -> Numbers:
+        """Accepted proposals within a model, `(ntemps, nwalkers)`."""
+        return self._counted.accepted.copy()
+
+    @property
+    def rj_accepted(self) -> Numbers | None:
+        """Accepted proposals between models, `(ntemps, nwalkers)`; None without reversible jumps."""
+        counted = self._counted.rj_accepted
+        return None if counted is None else counted.copy()
+
+    @property
+    def swaps_accepted(self) -> Numbers:
+        """Accepted swaps between neighbouring temperatures, `(ntemps - 1,)`."""
+        return self._counted.swaps_accepted.copy()
+
+    @property
+    def move_info(self) -> dict[str, dict[str, Numbers]] | None:
+        """Of each move that is tracked: `{"acceptance_fraction": (ntemps, nwalkers)}`."""
+        moves = self._counted.moves
+        return None if moves is None else {name: {"acceptance_fraction": each.copy()} for name, each in moves.items()}
+
+    def get_move_info(self) -> dict[str, dict[str, Numbers]] | None:
+        """See `move_info`."""
+        return self.move_info
+
+    @property
+    def random_state(self) -> RandomState | None:
+        """Of the sampler's generator after the newest step; a sampler that goes on takes it from here."""
+        return self._counted.random_state
+
+    @property
+    def numpy_random_state(self) -> RandomState | None:
+        """Of NumPy's global generator after the newest step, for `numpy.random.set_state`.
+
+        Eryn's stretch moves and its swaps of temperatures draw from that one. Who sets it before going on goes on as
+        if the sampler had never stopped.
+        """
+        return self._counted.numpy_state
+
+    def has_blobs(self) -> bool:
+        """Whether the steps have blobs."""
+        return self._ensemble.blobs is not None
+
+    # ---- reading -------------------------------------------------------------------------------------------------
+
+    def get_value(
+        self,
+        name: str,
+        thin: int = 1,
+        discard: int = 0,
+        slice_vals: "int | slice | npt.ArrayLike | None" = None,
+        temp_index: int | None = None,
+        branch_names: str | Iterable[str] | None = None,
+    ) -> Any:
+        """Something of each step: all `get_...` methods take these arguments, but for `name`.
+
+        Args:
+            name: "chain" or "inds", each a dict by branch; "log_like", "log_prior", "betas", "blobs".
+            thin: take every `thin`-th step.
+            discard: leave out so many steps first.
+            slice_vals: which steps, in place of `thin` and `discard`: a number, a slice, numbers, or a bool for each.
+            temp_index: one temperature; by default all, as an axis.
+            branch_names: one branch or some; by default all.
+
+        Returns:
+            Arrays `(nsteps, ntemps, nwalkers, ...)`, `(nsteps, ntemps)` of betas. None of blobs if there are none.
+            Betas are NaN where the sampler had no temperatures.
+
+        Raises:
+            AttributeError: there are no steps yet.
+            KeyError: there is no such name, or no such branch.
+            IndexError: there is no such step, or no such temperature.
+            Burned: a step that `slice_vals` names was burned (a `ValueError`).
+        """
+        look = self._look()
+        with look.snapshot:
+            ensemble = look.recorded.ensemble
+            if name == "blobs" and ensemble.blobs is None:
+                return None
+            places = ensemble.places(name, branch_names)
+            temperature = None if temp_index is None else range(ensemble.ntemps)[temp_index]
+            chains = ensemble.chosen_chains(temperature, one_each=name == "betas")
+            burn = look.snapshot.burn
+            steps, pick = chosen_steps(look.nsteps, burn, discard=discard, thin=thin, slice_vals=slice_vals)
+            samples = look.read([place.samples for place in places.values()], steps, chains)
+        ahead = () if temp_index is not None else (ensemble.ntemps,)
+        values = {
+            key: from_samples(samples[place.samples][:, :, pick], (*ahead, *place.axes))
+            for key, place in places.items()
+        }
+        return values if name in ("chain", "inds") else values[name]
+
+    def _look(self) -> Look:
+        look = self._source.look()
+        if look is None:
+            raise self._no_steps()
+        if not look.nsteps:
+            look.snapshot.release()
+            raise self._no_steps()
+        return look
+
+    def get_a_sample(self, it: int) -> "State":
+        """The state of the sampler after a step, counted from 0; its random state is that of the newest."""
+        sample = super().get_a_sample(it)
+        if np.isnan(sample.betas).all():
+            sample.betas = None  # the sampler has no temperatures, and wouldn't take any
+        return sample

@@ -1,0 +1,53 @@
+"""Runs to look at, and the command line called in this process."""
+
+import json
+
+import msgspec
+import numpy as np
+
+from posterity import DefaultBackend
+from posterity.cli import main
+
+NCHAIN, DIM = 4, 2
+
+
+def draws(nsamples, *, seed=1, nchain=NCHAIN, dim=DIM):
+    """Samples `(nchain, dim, nsamples)` that don't depend on each other."""
+    return np.random.default_rng(seed).normal(size=(nchain, dim, nsamples))
+
+
+def write_run(outdir, *, nepochs=6, nsamples=50, burn=0, close=True, **options):
+    """A run of a few epochs; its samples are `draws`, cut into epochs."""
+    p = draws(nepochs * nsamples)
+    backend = DefaultBackend(outdir=outdir, epochs_per_file=2, **options)
+    for i in range(nepochs):
+        part = p[:, :, i * nsamples : (i + 1) * nsamples]
+        backend.ingest({"samples": {"p": part, "ll": -(part**2).sum(axis=1, keepdims=True) / 2}})
+    backend.set_burn(burn)
+    backend.flush()
+    if close:
+        backend.close()
+    return backend
+
+
+class Cli:
+    """`posterity`, called in this process. It has no terminal."""
+
+    def __init__(self, capsys):
+        self._capsys = capsys
+
+    def __call__(self, *words, code=0):
+        """Run a command line that ends with `code`; returns what it printed to standard output."""
+        self._capsys.readouterr()
+        ended = main([str(word) for word in words])
+        printed = self._capsys.readouterr()
+        self.errors = printed.err
+        assert ended == code, f"{ended}: {printed.out}{printed.err}"
+        assert "Traceback" not in printed.err
+        return printed.out
+
+    def json(self, kind, *words, code=0):
+        """The one JSON document that a command prints, as a struct of a kind."""
+        out = self(*words, "--json", code=code)
+        json.loads(out)  # one document, and nothing else
+        return msgspec.json.decode(out, type=kind)
