@@ -3,7 +3,7 @@
 It keeps out of the way: it holds no lock, it copies what it reads, so no epoch stays in memory for it, and it isn't
 woken at a hand-over but looks by itself, at most ten times a second. When epochs come faster than that it takes several
 at once. An epoch that is still in memory is read from there; one that was let go, from its file. What it takes is
-processor time: some for each MB, and for the results at most a tenth of a core.
+processor time: some for each MB and, as long as it keeps up, at most a tenth of a core for the results.
 
 Up the stream: `ledger`, `snapshot`. Down the stream: `service` shows what it found.
 """
