@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
@@ -50,15 +51,15 @@ def cases_of(name: str, minutes: float, soak_minutes: float) -> Callable[[Path],
 
 
 @small_chunks()  # there are compressed runs among those that are tried
-def tried(name: str, minutes: float, soak_minutes: float) -> tuple[int, int]:
-    """Try all faults of a kind; returns how many, and after how many something was lost."""
+def tried(name: str, minutes: float, soak_minutes: float, most: int | None) -> tuple[int, int]:
+    """Try all faults of a kind, or the first `most`; returns how many, and after how many something was lost."""
     logging.getLogger("posterity").propagate = False
     logging.getLogger("posterity").addHandler(logging.NullHandler())
     ntried = nlost = 0
     told = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="torture-"))
     try:
-        for case, look in cases_of(name, minutes, soak_minutes)(folder):
+        for case, look in islice(cases_of(name, minutes, soak_minutes)(folder), most):
             ntried += 1
             try:
                 look()
@@ -82,13 +83,14 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=5, help="for each kind without an end (default: %(default)s)")
     parser.add_argument("--soak-minutes", type=float, default=15, help="for the soak (default: %(default)s)")
     parser.add_argument("--jobs", type=int, default=ncores, help="how many kinds at once (default: %(default)s)")
+    parser.add_argument("--most", type=int, metavar="N", help="try no more than N faults of each kind (default: all)")
     parser.add_argument("kinds", nargs="*", metavar="KIND", help=f"{', '.join(names)} (default: all)")
     args = parser.parse_args()
     if unknown := set(args.kinds) - set(names):
         parser.error(f"there is no {', '.join(sorted(unknown))}")
     kinds = args.kinds or names
     with ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn")) as processes:
-        ends = [processes.submit(tried, name, args.minutes, args.soak_minutes) for name in kinds]
+        ends = [processes.submit(tried, name, args.minutes, args.soak_minutes, args.most) for name in kinds]
     found = dict(zip(kinds, [end.result() for end in ends], strict=True))
     print(f"\n| fault | tried | survived | lost |\n|{'---|' * 4}")
     for name, (ntried, nlost) in found.items():

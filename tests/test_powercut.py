@@ -16,14 +16,17 @@ import pytest
 import xxhash
 from hypothesis import given, seed, settings
 
-from posterity import store
+from posterity import epochfile, files, store
 from posterity.metadata import decode
-from powercut import Killed, MemoryDisk, Sync, power_cuts
+from powercut import Killed, MemoryDisk, Sync, Write, power_cuts
 from smallchunks import small_chunks
 from synchronous import SynchronousRun, run_of
 
 NSTATES = 20_000  # at least; a state that another one equals isn't counted
 LARGE = 1100  # samples: their array begins at a page of its own
+SLAB = 8192  # bytes: a large epoch that is written slab by slab has three of them
+NO_SLABS = epochfile._WORTH_PUSHING
+MOST_OPEN = 2  # files that wait for a sync together
 
 COMPRESSIONS = [None, None, "gzip"]
 
@@ -33,6 +36,7 @@ OPTIONS = st.fixed_dictionaries(
         "inmem_epochs": st.integers(0, 2),
         "compression": st.sampled_from(COMPRESSIONS),
         "describes": st.booleans(),
+        "slabs": st.booleans(),
     }
 )
 DEEDS = st.one_of(
@@ -100,6 +104,7 @@ class Workload:
         self.disk.distrusted.clear()
         self._nsessions += 1
         given = {**options}
+        epochfile._WORTH_PUSHING = SLAB if given.pop("slabs", True) else NO_SLABS
         if given.pop("describes", True):
             given |= {"parameters": ["x"], "attributes": {"session": self._nsessions}}
         self.run = SynchronousRun(self.disk, **given)
@@ -159,6 +164,7 @@ def random_options(rng):
         "inmem_epochs": rng.randint(0, 2),
         "compression": rng.choice(COMPRESSIONS),
         "describes": rng.random() < 0.5,
+        "slabs": rng.random() < 0.5,
     }
 
 
@@ -308,8 +314,13 @@ class Checker:
 
 
 @pytest.fixture(autouse=True)
-def compacting(monkeypatch):
-    """The journal is written anew after a few records; and what recovery says isn't of interest here."""
+def thresholds(monkeypatch):
+    """The journal is written anew after a few records, and few files wait for a sync together.
+
+    What recovery says isn't of interest here.
+    """
+    monkeypatch.setattr(epochfile, "_WORTH_PUSHING", NO_SLABS)  # workloads change it
+    monkeypatch.setattr(files, "_MOST_OPEN", MOST_OPEN)
     logging.getLogger("posterity").setLevel(logging.CRITICAL)
     monkeypatch.setattr(store, "_is_long", lambda catalog: catalog.nrecords > 7 + 2 * len(catalog.places))
     with small_chunks(target=4000, worth_writing=2000):
@@ -439,6 +450,8 @@ SYNCS = {
 }
 
 
+BATCH = "Sync < EpochFile.sync < Files._sync"
+SLABS = "Write < EpochFile._append_large < EpochFile.append"
 SAME_LINE = {"Names < Chores.do < Store._clear_up"}  # needless there, once in a run's life
 
 
@@ -457,6 +470,40 @@ def test_no_sync_is_needless(site):
     """Without any one of the syncs, some power cut loses what was told to be durable."""
     with pytest.raises(Exception):  # noqa: B017, PT011  # whatever it is that no longer holds
         survive(lambda log: [step for step in log if step.site != site])(SYNCS[site])
+
+
+def sites(log, *wanted):
+    """The kinds of steps that were asked for, in their order, each with its file."""
+    return [(step.site, step.what.file) for step in log if step.site in wanted]
+
+
+def test_files_wait_for_their_syncs_together():
+    """In the workload of the next test, files are complete before any is synced, and the large epoch comes in slabs."""
+    plain = next(workloads("filled"))
+    syncs = [file for site, file in sites(plain.disk.log, BATCH)]
+    assert len(set(syncs)) == len(syncs) == 3
+    written = [
+        step.what.file
+        for step in itertools.takewhile(lambda step: step.site != BATCH, plain.disk.log)
+        if isinstance(step.what, Write)
+    ]
+    assert set(syncs[:MOST_OPEN]) <= set(written)
+    assert syncs[MOST_OPEN] not in written
+    slabs = sites(plain.disk.log, SLABS)
+    assert {file for _, file in slabs} == {syncs[2]}
+    assert len(slabs) > LARGE * 16 // SLAB
+
+
+@pytest.mark.parametrize("nth", range(3))
+def test_no_file_of_a_batch_may_be_left_out(nth):
+    """Without the sync of any one of the files that are written together, some power cut loses what was durable."""
+
+    def steps(log):
+        file = sites(log, BATCH)[nth][1]
+        return [step for step in log if step.site != BATCH or step.what.file != file]
+
+    with pytest.raises(Exception):  # noqa: B017, PT011  # whatever it is that no longer holds
+        survive(steps)("filled")
 
 
 JOURNALED = "Write < Journal.append < Store._commit"
