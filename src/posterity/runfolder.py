@@ -23,9 +23,7 @@ def run_folder(outdir: str | os.PathLike[str], name: str | None) -> Path:
             raise ValueError(f"name must be a plain, visible folder name, got {name!r}")
         folder /= name
     if folder.is_file():
-        raise NotADirectoryError(
-            f"{folder} is a file and no run folder; import_emcee or import_eryn makes a run of it"
-        )
+        raise NotADirectoryError(f"{folder} is a file and no run folder; import_emcee or import_eryn makes a run of it")
     return folder
 
 
