@@ -472,25 +472,21 @@ def test_no_sync_is_needless(site):
         survive(lambda log: [step for step in log if step.site != site])(SYNCS[site])
 
 
-def sites(log, *wanted):
-    """The kinds of steps that were asked for, in their order, each with its file."""
-    return [(step.site, step.what.file) for step in log if step.site in wanted]
+def files_of(log, site):
+    """The file of each step of a kind, in their order."""
+    return [step.what.file for step in log if step.site == site]
 
 
 def test_files_wait_for_their_syncs_together():
-    """In the workload of the next test, files are complete before any is synced, and the large epoch comes in slabs."""
-    plain = next(workloads("filled"))
-    syncs = [file for site, file in sites(plain.disk.log, BATCH)]
-    assert len(set(syncs)) == len(syncs) == 3
-    written = [
-        step.what.file
-        for step in itertools.takewhile(lambda step: step.site != BATCH, plain.disk.log)
-        if isinstance(step.what, Write)
-    ]
-    assert set(syncs[:MOST_OPEN]) <= set(written)
-    assert syncs[MOST_OPEN] not in written
-    slabs = sites(plain.disk.log, SLABS)
-    assert {file for _, file in slabs} == {syncs[2]}
+    """In the workload of the next test two files are complete before one is synced; its large epoch comes in slabs."""
+    log = next(workloads("filled")).disk.log
+    synced = files_of(log, BATCH)
+    assert len(set(synced)) == len(synced) == 3
+    before = itertools.takewhile(lambda step: step.site != BATCH, log)
+    written = {step.what.file for step in before if isinstance(step.what, Write)}
+    assert [file in written for file in synced] == [True, True, False]
+    slabs = files_of(log, SLABS)
+    assert set(slabs) == {synced[2]}
     assert len(slabs) > LARGE * 16 // SLAB
 
 
@@ -499,7 +495,7 @@ def test_no_file_of_a_batch_may_be_left_out(nth):
     """Without the sync of any one of the files that are written together, some power cut loses what was durable."""
 
     def steps(log):
-        file = sites(log, BATCH)[nth][1]
+        file = files_of(log, BATCH)[nth]
         return [step for step in log if step.site != BATCH or step.what.file != file]
 
     with pytest.raises(Exception):  # noqa: B017, PT011  # whatever it is that no longer holds
