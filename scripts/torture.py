@@ -34,24 +34,24 @@ COUNTED: dict[str, Callable[[Path], Iterator[Case]]] = {
     "kills while opening": counted.killed_openings,
     "damage": counted.damage,
 }
-ENDLESS: dict[str, Callable[[Path, float, int], Iterator[Case]]] = {
+ENDLESS: dict[str, Callable[[Path, float], Iterator[Case]]] = {
     "power cuts": endless.power_cuts,
     "killed samplers": endless.killed_samplers,
     "readers elsewhere": endless.readers_elsewhere,
 }
 
 
-def cases_of(name: str, minutes: float, soak_minutes: float, kills: int) -> Callable[[Path], Iterator[Case]]:
+def cases_of(name: str, minutes: float, soak_minutes: float) -> Callable[[Path], Iterator[Case]]:
     """All faults of a kind, in a folder that is theirs."""
     if name in COUNTED:
         return COUNTED[name]
     if name in ENDLESS:
-        return partial(ENDLESS[name], seconds=60 * minutes, nkills=kills)
+        return partial(ENDLESS[name], seconds=60 * minutes)
     return partial(soak.soak, seconds=60 * soak_minutes)
 
 
 @small_chunks()  # there are compressed runs among those that are tried
-def tried(name: str, minutes: float, soak_minutes: float, kills: int, most: int | None) -> tuple[int, int]:
+def tried(name: str, minutes: float, soak_minutes: float, most: int | None) -> tuple[int, int]:
     """Try all faults of a kind, or the first `most`; returns how many, and after how many something was lost."""
     logging.getLogger("posterity").propagate = False
     logging.getLogger("posterity").addHandler(logging.NullHandler())
@@ -59,7 +59,7 @@ def tried(name: str, minutes: float, soak_minutes: float, kills: int, most: int 
     told = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="torture-"))
     try:
-        for case, look in islice(cases_of(name, minutes, soak_minutes, kills)(folder), most):
+        for case, look in islice(cases_of(name, minutes, soak_minutes)(folder), most):
             ntried += 1
             try:
                 look()
@@ -83,7 +83,6 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=5, help="for each kind without an end (default: %(default)s)")
     parser.add_argument("--soak-minutes", type=float, default=15, help="for the soak (default: %(default)s)")
     parser.add_argument("--jobs", type=int, default=ncores, help="how many kinds at once (default: %(default)s)")
-    parser.add_argument("--kills", type=int, default=5, help="in each run with a killed sampler (default: %(default)s)")
     parser.add_argument("--most", type=int, metavar="N", help="try no more than N faults of each kind (default: all)")
     parser.add_argument("kinds", nargs="*", metavar="KIND", help=f"{', '.join(names)} (default: all)")
     args = parser.parse_args()
@@ -91,7 +90,7 @@ def main() -> int:
         parser.error(f"there is no {', '.join(sorted(unknown))}")
     kinds = args.kinds or names
     with ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn")) as processes:
-        ends = [processes.submit(tried, name, args.minutes, args.soak_minutes, args.kills, args.most) for name in kinds]
+        ends = [processes.submit(tried, name, args.minutes, args.soak_minutes, args.most) for name in kinds]
     found = dict(zip(kinds, [end.result() for end in ends], strict=True))
     print(f"\n| fault | tried | survived | lost |\n|{'---|' * 4}")
     for name, (ntried, nlost) in found.items():

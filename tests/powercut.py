@@ -94,7 +94,6 @@ class MemoryDisk(Disk):
         self.fail_in = None
         self.fail_code = 0
         self.distrusted = set()
-        self.npushed = 0  # bytes, of which early write-back was asked for
         self._exists = files is not None
         for name, data in (files or {}).items():
             self._files[self._number()] = bytearray(data)
@@ -220,17 +219,16 @@ class MemoryDisk(Disk):
             self._note(Write(self._fds[fd], offset, new))
             put(self._file(fd), offset, new)
 
-    def push(self, fd, offset, nbytes):
-        """It promises nothing, so it is no step: what is pending may have reached the disk with it or without it."""
-        assert offset + nbytes <= len(self._file(fd))
-        self.npushed += nbytes
-
     def read_at(self, fd, offset, into):
         if fd not in self._fds:
             return super().read_at(fd, offset, into)
         data = self._file(fd)[offset : offset + into.nbytes]
         into[: len(data)] = data
         return len(data)
+
+    def push(self, fd, offset, nbytes):
+        """It promises nothing: what was written stays pending."""
+        assert offset + nbytes <= len(self._file(fd))
 
     def sync(self, fd):
         self._note(Sync(self._fds[fd]))

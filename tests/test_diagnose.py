@@ -8,11 +8,14 @@ import threading
 import time
 
 import anyio
+import emcee
 import numpy as np
 import pytest
 from arviz_stats.base import array_stats
 
 from posterity import AsyncBackend, Closed, DefaultBackend, Diagnosis, SnapshotExpired, Stop, open_run
+from posterity.bells import Bell
+from posterity.emcee import EmceeBackend
 from posterity.snapshot import Snapshot
 
 N = 50
@@ -117,6 +120,23 @@ def test_a_plain_loop_stops_when_the_rule_is_met(tmp_path):
     assert found.min_ess >= 2000
 
 
+def test_emcee_stops_when_the_rule_is_met(tmp_path):
+    """Steps that emcee's backend gathered are diagnosed as they become epochs; the rule ends the sampling."""
+    stop = Stop(rhat=1.1, ess=200)
+    with EmceeBackend(tmp_path, diagnose=True, max_step_age_s=0.02) as backend:
+        sampler = emcee.EnsembleSampler(8, 2, lambda x: -0.5 * np.sum(x**2), backend=backend)
+        found = None
+        for _ in sampler.sample(np.random.default_rng(1).normal(size=(8, 2)), iterations=10**6):
+            if stop.is_met(found := backend.status.diagnostics):
+                break
+    chain = backend.get_chain()[: found.nsamples].transpose(1, 2, 0)
+    np.testing.assert_allclose(
+        found.classic_rhat["p"],
+        array_stats.rhat(chain, method="identity", chain_axis=0, draw_axis=2),
+        rtol=1e-10,
+    )
+
+
 def test_a_run_that_is_continued_is_read_once(tmp_path, reads):
     """What was there before is diagnosed too: it is read in the background, and never again."""
     with DefaultBackend(outdir=tmp_path, epochs_per_file=2) as backend:
@@ -212,6 +232,33 @@ def test_nobody_is_woken_by_an_epoch(tmp_path):
         backend.ingest(epoch(0))
         status_of(backend, N)
         assert backend._service._monitor._bell._silence.locked()
+
+
+def test_much_that_is_new_makes_nobody_rest(tmp_path, monkeypatch):
+    """The pause is for what the results cost: who has much to read begins again soon, and never falls behind by it."""
+    read = Snapshot._read_samples
+
+    def busily(self, start, most, names):
+        end = time.thread_time() + 0.2
+        while time.thread_time() < end:
+            pass
+        return read(self, start, most, names)
+
+    pauses = []
+
+    class Noted(Bell):
+        def wait(self, timeout_s):
+            pauses.append(timeout_s)
+            super().wait(timeout_s)
+
+    monkeypatch.setattr(Snapshot, "_read_samples", busily)
+    monkeypatch.setattr("posterity.monitor.Bell", Noted)
+    with DefaultBackend(outdir=tmp_path, diagnose=True) as backend:
+        backend.ingest(epoch(0))
+        status_of(backend, N)
+        backend.ingest(epoch(1))
+        status_of(backend, 2 * N)
+    assert max(pauses) < 1
 
 
 # ---- asked for -------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from known import epoch_dict, joined
-from posterity import DefaultBackend, MailboxFull, State, WriteFailed, verify
+from posterity import DefaultBackend, MailboxFull, State, WriteFailed, epochfile, verify
 
 NSAMPLES = 2000  # about 150 kB an epoch
 
@@ -53,6 +53,12 @@ def test_a_full_disk(small_disk, epochs_per_file, compression, caplog):
     assert "writing failed" in caplog.text
 
 
+def test_a_full_disk_and_large_epochs(small_disk, monkeypatch):
+    """The same for epochs that are written slab by slab."""
+    monkeypatch.setattr(epochfile, "_WORTH_PUSHING", 1 << 14)
+    check_full(small_disk, 3, None)
+
+
 def check_full(small_disk, epochs_per_file, compression):
     ballast = small_disk / "ballast"
     ballast.write_bytes(bytes(1 << 20))
@@ -80,6 +86,8 @@ def check_full(small_disk, epochs_per_file, compression):
     with DefaultBackend(outdir=small_disk / "run", epochs_per_file=epochs_per_file) as backend:
         np.testing.assert_array_equal(backend.get_samples(verify=True)["p"], joined(epochs))
     assert verify(small_disk / "run").is_good
+    nbytes = sum(path.stat().st_size for path in (small_disk / "run").glob("*.h5"))
+    assert (nbytes < joined(epochs).nbytes) is (compression is not None)
 
 
 def test_a_burn_makes_room(small_disk):

@@ -47,15 +47,11 @@ with DefaultBackend(outdir=outdir, epochs_per_file=epochs_per_file, inmem_epochs
 @pytest.mark.parametrize(("epochs_per_file", "inmem_epochs"), [(1, 0), (4, 2), (50, 0)])
 def test_a_sampler_that_is_killed_again_and_again(tmp_path, epochs_per_file, inmem_epochs):
     """After each kill the run is a prefix of what was handed over, without a gap or a double, and all that was durable."""
-    kill_again_and_again(tmp_path, epochs_per_file, inmem_epochs, nkills=5)
-
-
-def kill_again_and_again(tmp_path, epochs_per_file, inmem_epochs, nkills):
     seed = random.randrange(1 << 30)
     rng = random.Random(seed)
     outdir, told = tmp_path / "run", tmp_path / "told"
     command = [sys.executable, "-c", SAMPLER, str(outdir), str(told), str(epochs_per_file), str(inmem_epochs)]
-    for _ in range(nkills):
+    for _ in range(5):
         told.touch()
         before = told.stat().st_size
         sampler = subprocess.Popen(command, stderr=subprocess.PIPE)

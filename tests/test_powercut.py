@@ -16,17 +16,17 @@ import pytest
 import xxhash
 from hypothesis import given, seed, settings
 
-from posterity import epochfile, store
-from posterity.epochreader import Reader
+from posterity import epochfile, files, store
 from posterity.metadata import decode
-from powercut import Killed, MemoryDisk, Size, Sync, Write, power_cuts
+from powercut import Killed, MemoryDisk, Sync, Write, power_cuts
 from smallchunks import small_chunks
 from synchronous import SynchronousRun, run_of
 
 NSTATES = 20_000  # at least; a state that another one equals isn't counted
 LARGE = 1100  # samples: their array begins at a page of its own
-SLAB = 38_000  # bytes; larger epochs are written slab by slab, and pushed to the disk
-IN_SLABS = 2500  # samples: their array is written in two slabs
+SLAB = 8192  # bytes: a large epoch that is written slab by slab has three of them
+NO_SLABS = epochfile._WORTH_PUSHING
+MOST_OPEN = 2  # files that wait for a sync together
 
 COMPRESSIONS = [None, None, "gzip"]
 
@@ -36,11 +36,12 @@ OPTIONS = st.fixed_dictionaries(
         "inmem_epochs": st.integers(0, 2),
         "compression": st.sampled_from(COMPRESSIONS),
         "describes": st.booleans(),
+        "slabs": st.booleans(),
     }
 )
 DEEDS = st.one_of(
     st.tuples(st.just("ingest"), st.integers(1, 5)),
-    st.tuples(st.just("ingest"), st.sampled_from([3, LARGE, IN_SLABS])),
+    st.tuples(st.just("ingest"), st.sampled_from([3, 3, LARGE])),
     st.tuples(st.just("step")),
     st.tuples(st.just("settle")),
     st.tuples(st.just("burn"), st.integers(1, 9)),
@@ -103,6 +104,7 @@ class Workload:
         self.disk.distrusted.clear()
         self._nsessions += 1
         given = {**options}
+        epochfile._WORTH_PUSHING = SLAB if given.pop("slabs", True) else NO_SLABS
         if given.pop("describes", True):
             given |= {"parameters": ["x"], "attributes": {"session": self._nsessions}}
         self.run = SynchronousRun(self.disk, **given)
@@ -162,13 +164,14 @@ def random_options(rng):
         "inmem_epochs": rng.randint(0, 2),
         "compression": rng.choice(COMPRESSIONS),
         "describes": rng.random() < 0.5,
+        "slabs": rng.random() < 0.5,
     }
 
 
 def random_workload(rng):
     """Options and deeds, where hypothesis isn't there to make them."""
     makes = {
-        "ingest": lambda: (rng.choice([1, 2, 3, 3, 4, 5, LARGE, IN_SLABS]),),
+        "ingest": lambda: (rng.choice([1, 2, 3, 3, 4, 5, LARGE]),),
         "step": tuple,
         "settle": tuple,
         "burn": lambda: (rng.randint(1, 9),),
@@ -311,11 +314,15 @@ class Checker:
 
 
 @pytest.fixture(autouse=True)
-def compacting(monkeypatch):
-    """The journal is written anew after a few records; and what recovery says isn't of interest here."""
+def thresholds(monkeypatch):
+    """The journal is written anew after a few records, and few files wait for a sync together.
+
+    What recovery says isn't of interest here.
+    """
+    monkeypatch.setattr(epochfile, "_WORTH_PUSHING", NO_SLABS)  # workloads change it
+    monkeypatch.setattr(files, "_MOST_OPEN", MOST_OPEN)
     logging.getLogger("posterity").setLevel(logging.CRITICAL)
     monkeypatch.setattr(store, "_is_long", lambda catalog: catalog.nrecords > 7 + 2 * len(catalog.places))
-    monkeypatch.setattr(epochfile, "_WORTH_PUSHING", SLAB)
     with small_chunks(target=4000, worth_writing=2000):
         yield
     logging.getLogger("posterity").setLevel(logging.NOTSET)
@@ -382,37 +389,33 @@ def done_twice(options, deeds):
         yield done({**options, "compression": compression}, deeds)
 
 
-FLUSH, PUBLISH = ("flush", False), ("flush", True)
-EPOCHS = [("ingest", 3), ("ingest", 2), ("ingest", LARGE)]
-ONE = {"epochs_per_file": 1, "inmem_epochs": 0}
-SINGLE = {
-    "in slabs": ({"epochs_per_file": 2}, [EPOCHS[0], FLUSH, ("ingest", IN_SLABS), FLUSH]),
-    "published": ({"epochs_per_file": 3}, [EPOCHS[0], PUBLISH]),
-    "described": (ONE, [EPOCHS[0], FLUSH, ("reopen", ONE), FLUSH, ("reopen", ONE), ("settle",)]),
-    "filled up": ({"epochs_per_file": 3}, [EPOCHS[0], PUBLISH, EPOCHS[1], FLUSH]),
-    "reset": ({"epochs_per_file": 1}, [*EPOCHS[:2], FLUSH, ("reset",), ("settle",), *EPOCHS[:2], FLUSH]),
-    "compacted": (
-        {"epochs_per_file": 9},
-        [("ingest", 9), FLUSH, *[("burn", 1), ("settle",)] * 6, ("ingest", 1), FLUSH],
-    ),
-}
-
-
-def workloads(name):
+def workloads(name):  # noqa: C901  # a case for each kind of step
     """Short workloads that meet a kind of step."""
+    flush, publish = ("flush", False), ("flush", True)
+    epochs = [("ingest", 3), ("ingest", 2), ("ingest", LARGE)]
     match name:
         case "filled":
-            yield from done_twice({"epochs_per_file": 1}, [*EPOCHS, FLUSH])
+            yield from done_twice({"epochs_per_file": 1}, [*epochs, flush])
+        case "published":
+            yield done({"epochs_per_file": 3}, [epochs[0], publish])
+        case "filled up":
+            yield done({"epochs_per_file": 3}, [epochs[0], publish, epochs[1], flush])
         case "burned":
-            yield from done_twice({"epochs_per_file": 2}, [*EPOCHS, FLUSH, ("burn", 4), FLUSH])
+            yield from done_twice({"epochs_per_file": 2}, [*epochs, flush, ("burn", 4), flush])
+        case "described":
+            again = {"epochs_per_file": 1, "inmem_epochs": 0}
+            yield done(again, [epochs[0], flush, ("reopen", again), flush, ("reopen", again), ("settle",)])
+        case "reset":
+            yield done({"epochs_per_file": 1}, [*epochs[:2], flush, ("reset",), ("settle",), *epochs[:2], flush])
+        case "compacted":
+            deeds = [*[("burn", 1), ("settle",)] * 6, ("ingest", 1), flush]
+            yield done({"epochs_per_file": 9}, [("ingest", 9), flush, *deeds])
         case "killed":
             for ncalls in range(3, 30):
                 again = {"epochs_per_file": 2, "inmem_epochs": 0}
-                yield done({"epochs_per_file": 2}, [*EPOCHS[:2], ("killed", ncalls, again), FLUSH, *EPOCHS[:1]])
+                yield done({"epochs_per_file": 2}, [*epochs[:2], ("killed", ncalls, again), flush, *epochs[:1]])
             for ncalls in range(2):
-                yield done({"epochs_per_file": 2}, [EPOCHS[0], FLUSH, ("burn", 2), ("killed", ncalls, again), FLUSH])
-        case _:
-            yield done(*SINGLE[name])
+                yield done({"epochs_per_file": 2}, [epochs[0], flush, ("burn", 2), ("killed", ncalls, again), flush])
 
 
 def survive(steps):
@@ -447,12 +450,13 @@ SYNCS = {
 }
 
 
-SLABS_SYNC = "Sync < EpochFile.sync < Files._sync"  # early write-back doesn't make it needless
+BATCH = "Sync < EpochFile.sync < Files._sync"
+SLABS = "Write < EpochFile._append_large < EpochFile.append"
 SAME_LINE = {"Names < Chores.do < Store._clear_up"}  # needless there, once in a run's life
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("name", sorted({*SYNCS.values(), "described", "reset", "in slabs"}))
+@pytest.mark.parametrize("name", sorted({*SYNCS.values(), "described", "reset"}))
 def test_every_sync_is_in_the_table(name):
     """The workloads survive as they are, and the syncs in them are those that the next test takes away."""
     for workload in workloads(name):
@@ -461,11 +465,41 @@ def test_every_sync_is_in_the_table(name):
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(("site", "name"), [*SYNCS.items(), (SLABS_SYNC, "in slabs")])
-def test_no_sync_is_needless(site, name):
+@pytest.mark.parametrize("site", SYNCS)
+def test_no_sync_is_needless(site):
     """Without any one of the syncs, some power cut loses what was told to be durable."""
     with pytest.raises(Exception):  # noqa: B017, PT011  # whatever it is that no longer holds
-        survive(lambda log: [step for step in log if step.site != site])(name)
+        survive(lambda log: [step for step in log if step.site != site])(SYNCS[site])
+
+
+def files_of(log, site):
+    """The file of each step of a kind, in their order."""
+    return [step.what.file for step in log if step.site == site]
+
+
+def test_files_wait_for_their_syncs_together():
+    """In the workload of the next test two files are complete before one is synced; its large epoch comes in slabs."""
+    log = next(workloads("filled")).disk.log
+    synced = files_of(log, BATCH)
+    assert len(set(synced)) == len(synced) == 3
+    before = itertools.takewhile(lambda step: step.site != BATCH, log)
+    written = {step.what.file for step in before if isinstance(step.what, Write)}
+    assert [file in written for file in synced] == [True, True, False]
+    slabs = files_of(log, SLABS)
+    assert set(slabs) == {synced[2]}
+    assert len(slabs) > LARGE * 16 // SLAB
+
+
+@pytest.mark.parametrize("nth", range(3))
+def test_no_file_of_a_batch_may_be_left_out(nth):
+    """Without the sync of any one of the files that are written together, some power cut loses what was durable."""
+
+    def steps(log):
+        file = files_of(log, BATCH)[nth]
+        return [step for step in log if step.site != BATCH or step.what.file != file]
+
+    with pytest.raises(Exception):  # noqa: B017, PT011  # whatever it is that no longer holds
+        survive(steps)("filled")
 
 
 JOURNALED = "Write < Journal.append < Store._commit"
@@ -474,7 +508,6 @@ SWAPS = [
     ("filled", "Name < Journal.create < Store._begin", "Names < Journal.create < Store._begin"),
     ("filled", "Names < Files.write < Store._do", JOURNALED),
     ("filled up", "Sync < EpochFile.sync < Files._sync", JOURNALED),
-    ("in slabs", SLABS_SYNC, JOURNALED),
     ("published", "Sync < EpochFile.sync < Files.publish", JOURNALED),
     ("filled up", "Names < Files.copy < Files.copy_whole", JOURNALED),
     ("burned", "Names < Files.copy < Store._do", JOURNALED),
@@ -501,27 +534,3 @@ def test_the_order_of_steps_matters(name, first, second):
     """With any two steps that depend on each other in the other order, some power cut loses what was durable."""
     with pytest.raises(Exception):  # noqa: B017, PT011  # whatever it is that no longer holds
         survive(lambda log: swapped(log, first, second))(name)
-
-
-# ---- slab by slab ----------------------------------------------------------------------------------------------------
-
-
-def test_a_large_epoch_is_written_slab_by_slab():
-    """The enumeration has the steps of it: each slab is a write of its own, and pushed; the head comes last."""
-    (workload,) = workloads("in slabs")
-    steps = [step for step in workload.disk.log if "_append_large" in step.site]
-    assert [type(step.what) for step in steps] == [Size, *[Write] * 4]
-    *slabs, head = [step.what for step in steps[1:]]
-    assert "_write_head" in steps[-1].site
-    assert [len(slab.data) >= SLAB for slab in slabs] == [True, False, False]  # the last one is of another array
-    assert head.offset + len(head.data) <= slabs[0].offset
-    assert workload.disk.npushed >= 3 * 8 * IN_SLABS
-
-
-def test_an_epoch_is_more_than_its_head(monkeypatch):
-    """A head that reached the disk before its slabs makes no epoch: who takes it for one takes in other numbers."""
-    look = survive(lambda log: [*log, log[-1]])  # any change of the log, for it to be looked at
-    look("in slabs")
-    monkeypatch.setattr(Reader, "is_whole", lambda *_: True)
-    with pytest.raises(Exception):  # noqa: B017, PT011  # whatever it is that no longer holds
-        look("in slabs")

@@ -26,8 +26,8 @@ def is_of_run(arg):
 def hook(event, args):
     if event == "open" or event.startswith(("os.", "shutil.")):
         if any(map(is_of_run, args)) and not str(args[0]).endswith(".py"):
-            caller = sys._getframe(1).f_globals["__name__"].split(".")
-            found.setdefault(".".join(caller[: 2 if caller[0] == "posterity" else 1]), set()).add(event)
+            caller = sys._getframe(1).f_globals["__name__"]
+            found.setdefault(caller.removesuffix("._local"), set()).add(event)  # Python 3.13: pathlib._local
 
 
 import numpy as np

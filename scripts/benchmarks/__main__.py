@@ -85,6 +85,14 @@ def lines(name: str, figures: list[Figure], earlier: dict[str, dict[str, object]
     return found
 
 
+def falls_short(figure: Figure, before: list[Figure]) -> bool:
+    """Whether a figure misses its target for what was switched off: it met it, or came nearer to it beyond doubt."""
+    was = next(other for other in before if other.what == figure.what)
+    if figure.is_met is not False:
+        return False
+    return bool(was.is_met) or (figure.low > was.high if figure.target.startswith("<") else figure.high < was.low)
+
+
 def main() -> int:
     """Measure the rows that are asked for."""
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
@@ -135,12 +143,10 @@ def table(names: list[str], args: argparse.Namespace) -> int:
         found.update({f"{name}: {figure.what}": figure for figure in figures})
         print("\n".join(lines(name, figures, earlier)), flush=True)
         note(f"  {time.monotonic() - start:.0f} s")
-        without = ROWS[name].without
-        if args.prove and without:
+        for without in ROWS[name].without if args.prove else ():
             worse = measured(name, args, without)
-            is_short = any(figure.is_met is False for figure in worse)
             print("\n".join(lines(f"{name}, without {without}", worse, earlier)), flush=True)
-            if not is_short:
+            if not any(falls_short(figure, figures) for figure in worse):
                 unproven.append(f"{name!r} doesn't fall short without {without}")
     print("\n" + ", ".join(f"{key} {value}" for key, value in machine().items()))
     for line in unproven:

@@ -127,7 +127,7 @@ async def _awaited(
     return taken, copies, gaps
 
 
-@row("hand-over with a copy", without="recycled buffers")
+@row("hand-over with a copy", without=("recycled buffers",))
 def with_a_copy(bench: Bench) -> list[Figure]:
     """`ingest` of 1 MB to 250 MB, while the writer is busy at half the disk's rate."""
     found = []
@@ -153,7 +153,7 @@ def with_a_copy(bench: Bench) -> list[Figure]:
     return found
 
 
-@row("hand-over without a copy", without="references")
+@row("hand-over without a copy", without=("references",))
 def without_a_copy(bench: Bench) -> list[Figure]:
     """`copy=False` of arrays that can't change, while the writer is busy at half the disk's rate."""
     found = []
@@ -221,7 +221,7 @@ def to_a_slow_disk(bench: Bench) -> list[Figure]:
     return found
 
 
-@row("blocked at each hand-over of 64 MB", without="references")
+@row("blocked at each hand-over of 64 MB", without=("references",))
 def against_checkpointers(bench: Bench) -> list[Figure]:
     """`copy=False`, against the time for which orbax's AsyncCheckpointer and TensorStore block their caller."""
     import jax  # only here: it takes long

@@ -28,7 +28,7 @@ def _run(folder: Path, nbytes: int, n: int) -> np.ndarray:
     return np.concatenate([made["samples"]["p"]] * n, axis=2)
 
 
-@row("all samples", without="reading in parallel")
+@row("all samples", without=("reading in parallel",))
 def whole(bench: Bench) -> list[Figure]:
     """`get_samples()` of all of p, cached by the system, against a copy of the result."""
     found = []
@@ -75,7 +75,7 @@ def whole(bench: Bench) -> list[Figure]:
     return found
 
 
-@row("parts of the samples", without="partial reads")
+@row("parts of the samples", without=("partial reads",))
 def parts(bench: Bench) -> list[Figure]:
     """650 MB in 10 epochs: selections against jexplore, and against the same selection on an array in memory."""
     import jexplore.backends

@@ -36,24 +36,23 @@ class Bench:
 
 
 class Row(msgspec.Struct, frozen=True):
-    """`without`: the optimisation that the row measures; when that is switched off, it must fall short."""
+    """`without`: the optimisations that the row measures; with one of them switched off it must fall short."""
 
     name: str
     what: str
     run: Callable[[Bench], list[Figure]]
-    without: str | None
-    is_late: bool
+    without: tuple[str, ...]
 
 
 ROWS: dict[str, Row] = {}
 
 
-def row(name: str, *, without: str | None = None, is_late: bool = False) -> Callable[..., Callable[..., list[Figure]]]:
+def row(name: str, *, without: tuple[str, ...] = ()) -> Callable[..., Callable[..., list[Figure]]]:
     """Make a function a row of the table."""
 
     def note(function: Callable[[Bench], list[Figure]]) -> Callable[[Bench], list[Figure]]:
         assert function.__doc__
-        ROWS[name] = Row(name, function.__doc__, function, without, is_late)
+        ROWS[name] = Row(name, function.__doc__, function, without)
         return function
 
     return note

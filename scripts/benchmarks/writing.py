@@ -15,7 +15,7 @@ from .measure import MB, Figure, figure, in_turns, note, peak_memory, ratios, ra
 from .rows import Bench, row
 
 
-@row("writing large epochs", without="early write-back")
+@row("writing large epochs", without=("early write-back",))
 def large(bench: Bench) -> list[Figure]:
     """Epochs of 16 MB and more, written, checksummed and synced, against raw writes of the same bytes."""
     found = []
@@ -127,7 +127,7 @@ def _jexplore(folder: Path, made: dict, n: int, epochs_per_file: int) -> float:
     return taken / n
 
 
-@row("epochs of 1 kB", without="templates of headers")
+@row("epochs of 1 kB", without=("templates of headers", "recognised epochs", "shared syncs"))
 def tiny(bench: Bench) -> list[Figure]:
     """Sustained, flushed at the end, against jexplore; both as they come, jexplore without any sync."""
     only_p = {"samples": {"p": epochs.samples(1000, nchain=4, dim=3)}}

@@ -17,7 +17,7 @@ from .branches import Counted, Recorded, epoch_of, nothing_counted, recorded_in
 from .epoch import Epoch, EpochDict
 from .errors import Burned, EpochMismatch
 from .registry import Log
-from .run import Run, open_run
+from .runfolder import ReadFolder
 from .snapshot import Snapshot
 from .steps import Steps
 from .tree import Array
@@ -187,12 +187,11 @@ class WrittenRun:
         self.ensemble = ensemble
 
 
-class StoredRun:
-    """A run that is only read; it needn't be there yet."""
+class StoredRun(ReadFolder):
+    """A run that is only read."""
 
     def __init__(self, outdir: Path) -> None:
-        self._outdir = outdir
-        self._run: Run[Epoch] | None = None
+        super().__init__(outdir)
         self._known: tuple[tuple[float, ...], Recorded] | None = None
 
     @property
@@ -215,7 +214,7 @@ class StoredRun:
 
     def look(self) -> Look | None:
         """All steps at this moment."""
-        snapshot = self._snapshot()
+        snapshot = self.snapshot()
         if snapshot is None:
             return None
         recorded = None
@@ -226,27 +225,16 @@ class StoredRun:
                 snapshot.release()
         return None if recorded is None else Look(snapshot, {}, recorded)
 
-    def _read_recorded(self, snapshot: Snapshot[Epoch]) -> Recorded | None:
+    def _read_recorded(self, snapshot: Snapshot[object]) -> Recorded | None:
         """It is read once for each epoch: many small questions are asked."""
         registry = snapshot.registry
         now = registry.metadata.started_at, registry.generation, registry.next_index
         if self._known is None or self._known[0] != now:
-            recorded = read_recorded(snapshot, self._outdir)
+            recorded = read_recorded(snapshot, self.outdir)
             self._known = None if recorded is None else (now, recorded)
         return None if self._known is None else self._known[1]
-
-    def _snapshot(self) -> Snapshot[Epoch] | None:
-        try:
-            if self._run is None:
-                self._run = open_run(self._outdir)
-            return self._run.snapshot()
-        except FileNotFoundError:
-            self.close()
-            return None
 
     def close(self) -> None:
         """Let go of the run, until it is read again."""
         self._known = None
-        if self._run is not None:
-            self._run.close()
-            self._run = None
+        super().close()

@@ -4,6 +4,7 @@ Up the stream: `snapshot` hands in what can be read. Down the stream: `diagnosti
 """
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
@@ -40,6 +41,7 @@ class Diagnosis:
         self._run: object = None
         self._chains: Chains | None = None
         self.is_behind = False
+        self.results_took_s = 0.0  # of the processor, without reading and taking in
 
     def follow(self, run: object, burn: int, stop: int, read: Read) -> Diagnostics | None:
         """Take in what is new of a run and tell how it is; called by `Snapshot.diagnose`.
@@ -64,7 +66,12 @@ class Diagnosis:
                 self._chains = None
                 chains = self._extended(first, stop, read)
             self.is_behind = chains is None or chains.stop < stop
-            return chains.diagnostics() if chains is not None else None
+            if chains is None:
+                return None
+            start = time.thread_time()
+            found = chains.diagnostics()
+            self.results_took_s = time.thread_time() - start
+            return found
 
     def _extended(self, first: int, stop: int, read: Read) -> Chains | None:
         """The chains, up to `stop`; if there are none yet, from `first` on."""

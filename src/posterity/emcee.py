@@ -8,7 +8,6 @@ Up the stream: `emcee.EnsembleSampler` saves steps. Down the stream: `walkers` k
 
 import io
 import os
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -17,6 +16,7 @@ import numpy as np
 from .ensemble import Blobs, Ensemble
 from .errors import Closed, MissingExtra
 from .metadata import Metadata
+from .runfolder import run_folder
 from .steps import MAX_AGE_S, MAX_BYTES
 from .tree import Array
 from .walkers import EPOCHS_PER_FILE, Look, Source, StoredRun, WrittenRun
@@ -80,7 +80,7 @@ class EmceeBackend(emcee.backends.Backend):  # type: ignore[misc]  # emcee has n
     ) -> None:
         self.filename = os.fsdecode(outdir)
         self.name = name
-        self.folder = _run_folder(self.filename, name)
+        self.folder = run_folder(self.filename, name)
         self.read_only = read_only
         self.compression = compression
         self.compression_opts = compression_opts
@@ -319,16 +319,3 @@ class EmceeBackend(emcee.backends.Backend):  # type: ignore[misc]  # emcee has n
 
     def _no_steps(self) -> AttributeError:
         return AttributeError(f"{self.folder} holds no steps yet: run the sampler with store=True first")
-
-
-def _run_folder(outdir: str, name: str | None) -> Path:
-    folder = Path(outdir)
-    if name is not None:
-        if not name or name.startswith(".") or "/" in name or "\0" in name:
-            raise ValueError(f"name must be a plain, visible folder name, got {name!r}")
-        folder /= name
-    if folder.is_file():
-        raise NotADirectoryError(
-            f"{folder} is a file and no run folder; posterity.importing.import_emcee makes a run of HDFBackend's file"
-        )
-    return folder

@@ -10,7 +10,6 @@ Up the stream: `eryn.ensemble.EnsembleSampler` saves steps. Down the stream: `br
 import io
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast
 
@@ -40,6 +39,7 @@ from .errors import Closed, EpochMismatch, RunExists
 from .erynreads import ErynReads
 from .metadata import check_parameters
 from .options import parse_options
+from .runfolder import run_folder
 from .steps import MAX_AGE_S, MAX_BYTES
 from .tree import Array, dtype_from_text, flatten
 
@@ -102,7 +102,7 @@ class ErynBackend(ErynReads):
         **options: Any,
     ) -> None:
         self.name = name
-        self.outdir = _run_folder(outdir, name)
+        self.outdir = run_folder(outdir, name).absolute()
         self.read_only = read_only
         self.compression = compression
         self.compression_opts = compression_opts
@@ -372,14 +372,3 @@ def _fractions(known: dict[str, Numbers] | None, given: Mapping[str, Array] | No
     if known is None or given is None:
         return known
     return {name: np.array(given[name], float) for name in known}
-
-
-def _run_folder(outdir: str | os.PathLike[str], name: str | None) -> Path:
-    folder = Path(os.fsdecode(outdir)).absolute()
-    if name is not None:
-        if not name or name.startswith(".") or "/" in name or "\0" in name:
-            raise ValueError(f"name must be a plain, visible folder name, got {name!r}")
-        folder /= name
-    if folder.is_file():
-        raise NotADirectoryError(f"{folder} is a file and no run folder")
-    return folder

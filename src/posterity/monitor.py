@@ -1,8 +1,9 @@
 """Diagnoses a run while it is written, in a thread of its own, so that `status` can tell without waiting.
 
-Nobody feels it: it holds no lock, it copies what it reads, so no epoch stays in memory for it, and it isn't woken at a
-hand-over but looks by itself, at most ten times a second. When epochs come faster than that it takes several at once.
-An epoch that is still in memory is read from there; one that was let go, from its file.
+It keeps out of the way: it holds no lock, it copies what it reads, so no epoch stays in memory for it, and it isn't
+woken at a hand-over but looks by itself, at most ten times a second. When epochs come faster than that it takes several
+at once. An epoch that is still in memory is read from there; one that was let go, from its file. What it takes is
+processor time: some for each MB and, as long as it keeps up, at most a tenth of a core for the results.
 
 Up the stream: `ledger`, `snapshot`. Down the stream: `service` shows what it found.
 """
@@ -22,6 +23,7 @@ from .threads import OurThread
 logger = logging.getLogger(__name__)
 _PAUSE_S = 0.1
 _REST = 9  # times as long as it took to work out the results: these cost the same however little is new
+_RETRY_S = 1.0
 _AT_A_TIME_S = 0.5  # no snapshot is kept for longer: the writer can't clear up what it shows
 
 
@@ -67,35 +69,32 @@ class Monitor:
 
     def _run(self) -> None:
         while not self._ledger.state.is_over:
-            start = time.thread_time()
-            is_done = self._look()
-            took_s = time.thread_time() - start
-            self._bell.wait(max(_PAUSE_S, _REST * took_s) if is_done else 0.0)
+            self._bell.wait(self._look())
         self._ledger.unlisten(self)
 
-    def _look(self) -> bool:
-        """Take in what is new; returns whether that was all."""
+    def _look(self) -> float:
+        """Take in what is new; returns for how long to rest."""
         registry = self._ledger.registry
         now = (registry.generation, registry.nsamples, registry.burn, self._ledger.on_device)
         if now == self._seen:
-            return True
+            return _PAUSE_S
         self._deadline = time.monotonic() + _AT_A_TIME_S
         try:
             with self._take() as snapshot:
                 self.diagnostics = snapshot.diagnose(self._diagnosis)
         except Closed:  # just now
-            return True
+            return _PAUSE_S
         except Exception as error:  # noqa: BLE001  # the top of the thread; the run must go on
             self.diagnostics = None
             if str(error) != self._told:
                 self._told = str(error)
                 logger.error("%s can't be diagnosed, it is tried again: %s", self._folder, self._told)
-            return True
+            return _RETRY_S
         self._told = ""
         if self._diagnosis.is_behind:
-            return False
+            return 0.0
         self._seen = now
-        return True
+        return max(_PAUSE_S, _REST * self._diagnosis.results_took_s)
 
     def _has_time(self) -> bool:
         return not self._ledger.state.is_over and time.monotonic() <= self._deadline

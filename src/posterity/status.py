@@ -20,8 +20,9 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     `device_bytes`: of epochs that weren't fetched yet from the device that computes them. `samples`: left in each
     chain. `epochs_on_disk`, `bytes_written`: synced, and since opening. `ingest_waited_s`: how long all ingests
     together waited for room. `full_in_s`: when the disk is full if it goes on like this; None if it won't be.
-    `last_error` None: all is well. `diagnostics`: as of about a tenth of a second ago, they say of how many samples;
-    None if the option `diagnose` is off, nothing is left, or it can't be done (the log says why).
+    `last_error` None: all is well. `diagnostics`: of a tenth of a second ago or, if much is new, of longer ago; they
+    say of how many samples. None if the option `diagnose` is off, nothing is left, or it can't be done (the log says
+    why).
     """
 
     state: State

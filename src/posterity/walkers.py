@@ -16,7 +16,7 @@ from .ensemble import Blobs, Ensemble, WalkersState, read_last, read_newest, rea
 from .epoch import EpochDict
 from .metadata import Metadata
 from .options import parse_options
-from .run import Run, open_run
+from .runfolder import ReadFolder
 from .service import Service
 from .snapshot import Snapshot
 from .steps import Steps
@@ -165,12 +165,8 @@ class WrittenRun:
         self.steps.add(step, WalkersState(state.random_state, total + accepted))
 
 
-class StoredRun:
-    """A run that is only read; it needn't be there yet."""
-
-    def __init__(self, outdir: Path) -> None:
-        self._outdir = outdir
-        self._run: Run[object] | None = None
+class StoredRun(ReadFolder):
+    """A run that is only read."""
 
     @property
     def ensemble(self) -> Ensemble | None:
@@ -193,7 +189,7 @@ class StoredRun:
     @property
     def metadata(self) -> Metadata:
         """What the numbers mean, and where they come from; nothing if there is no run."""
-        snapshot = self._snapshot()
+        snapshot = self.snapshot()
         if snapshot is None:
             return Metadata()
         with snapshot:
@@ -207,28 +203,13 @@ class StoredRun:
 
     def look(self) -> Look | None:
         """All steps at this moment."""
-        snapshot = self._snapshot()
+        snapshot = self.snapshot()
         if snapshot is None:
             return None
         newest = None
         try:
-            newest = read_newest(snapshot, self._outdir)
+            newest = read_newest(snapshot, self.outdir)
         finally:
             if newest is None:
                 snapshot.release()
         return None if newest is None else Look(newest.ensemble, snapshot, {}, newest.state)
-
-    def _snapshot(self) -> Snapshot[object] | None:
-        try:
-            if self._run is None:
-                self._run = open_run(self._outdir)
-            return self._run.snapshot()
-        except FileNotFoundError:
-            self.close()
-            return None
-
-    def close(self) -> None:
-        """Let go of the run, until it is read again."""
-        if self._run is not None:
-            self._run.close()
-            self._run = None
