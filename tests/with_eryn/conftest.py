@@ -12,6 +12,6 @@ _ERYNS_OWN = [
 
 def pytest_collection_modifyitems(items):
     for item in items:
-        if "eryn" in item.path.parts:
+        if "with_eryn" in item.path.parts:
             for each in _ERYNS_OWN:
                 item.add_marker(pytest.mark.filterwarnings(each))
