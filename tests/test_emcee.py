@@ -486,6 +486,7 @@ def test_a_copy_only_reads(tmp_path):
             assert_same(other, backend, is_thorough=False)
 
 
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # JAX's, if another test has imported it
 def test_a_forked_child_is_refused(tmp_path):
     """It can neither save nor read through its copy, and leaving the block closes nothing."""
     with EmceeBackend(tmp_path) as backend:

@@ -4,6 +4,7 @@ import json
 import socket
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import h5py
@@ -233,7 +234,13 @@ def test_versions_of_imported_samplers_are_noted(monkeypatch):
     monkeypatch.setitem(sys.modules, "emcee", type(sys)("emcee"))
     monkeypatch.setitem(sys.modules, "jexplore", type(sys)("jexplore"))
     sys.modules["emcee"].__version__ = "3.1.6"
-    monkeypatch.setattr("importlib.metadata.version", {"jexplore": "0.0.3"}.__getitem__)
+
+    def version(name):
+        if name != "jexplore":
+            raise PackageNotFoundError(name)
+        return "0.0.3"
+
+    monkeypatch.setattr("importlib.metadata.version", version)
     assert begun(Given()).versions.items() >= {"emcee": "3.1.6", "jexplore": "0.0.3"}.items()
 
 

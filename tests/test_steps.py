@@ -481,6 +481,7 @@ def test_sigterm_writes_what_is_gathered(tmp_path):
     stored(tmp_path, nsteps)
 
 
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # JAX's, if another test has imported it
 def test_a_forked_child_is_refused(opened):
     """It has a copy of what is gathered, and perhaps of a lock that nobody will give back."""
     steps = opened()
