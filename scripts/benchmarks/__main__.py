@@ -7,6 +7,7 @@ import platform
 import subprocess
 import sys
 import time
+from collections import Counter
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -72,7 +73,7 @@ def lines(name: str, figures: list[Figure], earlier: dict[str, dict[str, object]
     """The lines of a row, as Markdown."""
     found = []
     for figure in figures:
-        verdict = {None: "", True: "met", False: "**short**"}[figure.is_met]
+        verdict = "**short**" if figure.verdict == "short" else figure.verdict
         interval = f"{shown(figure.low)} to {shown(figure.high)}"
         target = figure.target or ""
         value = f"{shown(figure.value)} {figure.unit}"
@@ -86,11 +87,19 @@ def lines(name: str, figures: list[Figure], earlier: dict[str, dict[str, object]
 
 
 def falls_short(figure: Figure, before: list[Figure]) -> bool:
-    """Whether a figure misses its target for what was switched off: it met it, or came nearer to it beyond doubt."""
+    """Whether a figure misses its target for what was switched off: it did better with it, beyond doubt."""
     was = next(other for other in before if other.what == figure.what)
-    if figure.is_met is not False:
-        return False
-    return bool(was.is_met) or (figure.low > was.high if figure.target.startswith("<") else figure.high < was.low)
+    return figure.verdict == "short" and (was.verdict == "met" or figure.is_worse_than(was))
+
+
+def agreement(found: dict[str, Figure], earlier: dict[str, dict[str, object]]) -> str:
+    """How many verdicts are those of an earlier run, and which say the opposite."""
+    were = {name: msgspec.convert(figure, Figure).verdict for name, figure in earlier.items()}
+    both = [name for name, figure in found.items() if figure.verdict and were.get(name)]
+    opposite = [name for name in both if {found[name].verdict, were[name]} == {"met", "short"}]
+    same = sum(found[name].verdict == were[name] for name in both)
+    text = f"of {len(both)} verdicts {same} are those of the earlier run, {len(opposite)} are the opposite"
+    return text + "".join(f"\n  {name}: {were[name]}, and now {found[name].verdict}" for name in opposite)
 
 
 def main() -> int:
@@ -154,8 +163,10 @@ def table(names: list[str], args: argparse.Namespace) -> int:
     if args.json:
         record = {"machine": machine(), "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "figures": found}
         args.json.write_bytes(msgspec.json.format(msgspec.json.encode(record)))
-    short = [name for name, figure in found.items() if figure.is_met is False]
-    print(f"{sum(figure.is_met is True for figure in found.values())} met, {len(short)} short")
+    counts = Counter(figure.verdict for figure in found.values())
+    print(f"{counts['met']} met, {counts['open']} open, {counts['short']} short")
+    if earlier:
+        print(agreement(found, earlier))
     return 1 if unproven else 0
 
 

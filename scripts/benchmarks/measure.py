@@ -30,16 +30,27 @@ class Figure(msgspec.Struct, kw_only=True):
     high: float
     unit: str = "x"
     target: str | None = None
-    judged: str = "value"  # or "low", "high": which end of the interval is held against the target
+    judged: str = "value"  # or "low", "high": only this end of the interval is held against the target
     values: list[float] = []
 
     @property
-    def is_met(self) -> bool | None:
+    def verdict(self) -> str:
+        """Whether the target is "met" or missed ("short"); "open": the interval holds it, so this run can't tell."""
         if self.target is None:
-            return None
+            return ""
+        ends = [self.judged] if self.judged != "value" else ["low", "high"]
+        found = {self._meets(getattr(self, end)) for end in ends}
+        return "open" if len(found) == 2 else "met" if found.pop() else "short"
+
+    def _meets(self, value: float) -> bool:
+        assert self.target is not None
         sign, number = self.target.split()
-        value = getattr(self, self.judged)
         return value <= float(number) if sign == "<=" else value >= float(number)
+
+    def is_worse_than(self, other: "Figure") -> bool:
+        """Whether it is farther from the target than another one, beyond doubt."""
+        assert self.target is not None
+        return self.low > other.high if self.target.startswith("<") else self.high < other.low
 
 
 def quantile(values: Sequence[float], q: float) -> float:

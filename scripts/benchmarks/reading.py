@@ -122,7 +122,7 @@ def parts(bench: Bench) -> list[Figure]:
 @row("a small read during a large write")
 def small_during_large(bench: Bench) -> list[Figure]:
     """10 kB while an epoch of 1 GB is being written, against plain h5py with its writer in a thread."""
-    nbytes = 1_000_000_000 if not bench.is_quick else 250_000_000
+    nbytes = 1_000_000_000
     folder = bench.new_folder()
     large = epochs.given(nbytes)
     small = epochs.plain(10_000)
