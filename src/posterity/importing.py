@@ -36,7 +36,8 @@ class Imported(msgspec.Struct, frozen=True):
     first_index: int = 0
 
     def __str__(self) -> str:
-        return f"{self.outdir}: {self.epochs} epochs, {self.samples} samples, from {self.source}"
+        epochs = "1 epoch" if self.epochs == 1 else f"{self.epochs} epochs"
+        return f"{self.outdir}: {epochs}, {self.samples} samples, from {self.source}"
 
 
 def import_jexplore(

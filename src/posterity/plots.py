@@ -180,9 +180,9 @@ def _draw_bands(axes: Any, x: npt.NDArray[np.int_], shown: Floats) -> None:
     axes.fill_between(x, inner_low, inner_high, color=_BAND, alpha=0.35, linewidth=0, label="50%")
     for i in np.linspace(0, len(shown) - 1, _SINGLE).astype(int):
         axes.plot(x, shown[i], color=_INK, linewidth=0.35, alpha=0.4, label="single chains" if i == 0 else None)
-    axes.plot(x, middle, color="white", linewidth=0.8)
+    axes.plot(x, middle, color=_BAND, linewidth=0.9, label="median")
     if axes.get_subplotspec().is_first_row():
-        axes.legend(loc="upper right", ncols=3, fontsize=7, frameon=True, framealpha=0.8, edgecolor="none")
+        axes.legend(loc="upper right", ncols=4, fontsize=7, frameon=True, framealpha=0.8, edgecolor="none")
 
 
 def _draw_distribution(axes: Any, array: Floats) -> None:
@@ -243,7 +243,7 @@ def _draw_rank_steps(axes: Any, counts: Floats, expected: float) -> None:
 
 
 def _draw_rank_image(axes: Any, counts: Floats, expected: float) -> Any:
-    """One row a chain: even grey if they agree, stripes if one of them is elsewhere."""
+    """One row a chain: evenly pale if they agree, stripes if one of them is elsewhere."""
     image = axes.imshow(
         counts / expected, aspect="auto", cmap="RdBu_r", vmin=0, vmax=2, extent=(0, 1, len(counts) - 0.5, -0.5),
         interpolation="nearest",

@@ -1,7 +1,10 @@
 """Runs to look at, and the command line called in this process."""
 
 import json
+import shutil
+from pathlib import Path
 
+import h5py
 import msgspec
 import numpy as np
 
@@ -9,6 +12,7 @@ from posterity import DefaultBackend
 from posterity.cli import main
 
 NCHAIN, DIM = 4, 2
+JEXPLORES = Path(__file__).parents[1] / "fixtures" / "jexplore-0.0.3" / "epochs_2.h5"
 
 
 def draws(nsamples, *, seed=1, nchain=NCHAIN, dim=DIM):
@@ -28,6 +32,19 @@ def write_run(outdir, *, nepochs=6, nsamples=50, burn=0, close=True, **options):
     if close:
         backend.close()
     return backend
+
+
+def folder_of_jexplores(folder, indices):
+    """A folder as jexplore leaves it, with some epochs; a published file of ours reads as its files do."""
+    folder.mkdir()
+    for index in indices:
+        path = folder / f"epochs_{index + 1}.h5"
+        shutil.copy(JEXPLORES, path)
+        with h5py.File(path, "r+") as file:
+            if index != 1:
+                file.move("epoch_1", f"epoch_{index}")
+            file[f"epoch_{index}/samples/p"][...] += 100 * index
+    return folder
 
 
 class Cli:

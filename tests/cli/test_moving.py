@@ -1,17 +1,12 @@
 """`export`, `import`: what comes out is what went in."""
 
-import shutil
-from pathlib import Path
-
 import emcee
 import numpy as np
 import pytest
 import xarray
-from runs import draws, write_run
+from runs import draws, folder_of_jexplores, write_run
 
 from posterity import DefaultBackend, Imported, import_jexplore, open_run, read_epoch
-
-JEXPLORES = Path(__file__).parents[1] / "fixtures" / "jexplore-0.0.3" / "epochs_2.h5"
 
 
 @pytest.mark.parametrize("name", ["out.nc", "out.zarr"])
@@ -35,21 +30,6 @@ def test_an_export_that_makes_no_sense_ends_with_2(cli, run, tmp_path, words, to
     assert not (tmp_path / words[0]).exists()
 
 
-def folder_of_jexplores(folder, indices):
-    """A folder as jexplore leaves it, with some epochs; a published file of ours reads as its files do."""
-    folder.mkdir()
-    for index in indices:
-        path = folder / f"epochs_{index + 1}.h5"
-        shutil.copy(JEXPLORES, path)
-        import h5py
-
-        with h5py.File(path, "r+") as file:
-            if index != 1:
-                file.move("epoch_1", f"epoch_{index}")
-            file[f"epoch_{index}/samples/p"][...] += 100 * index
-    return folder
-
-
 def test_a_folder_of_jexplores_becomes_a_run(cli, tmp_path):
     """Epoch by epoch, in the order of their indices, which isn't that of their names."""
     source = folder_of_jexplores(tmp_path / "old", range(11))
@@ -66,6 +46,7 @@ def test_a_folder_of_jexplores_becomes_a_run(cli, tmp_path):
         assert run.metadata.attributes["imported_from"] == "jexplore"
     assert len([*(tmp_path / "new").glob("epochs_*.h5")]) == 3
     assert {path.name: path.read_bytes() for path in source.iterdir()} == before
+    assert cli("import", source, tmp_path / "again").endswith(f"again: 11 epochs, 55 samples, from {source}\n")
 
 
 def test_what_jexplore_burned_is_told(tmp_path):
@@ -110,6 +91,7 @@ def test_a_file_of_emcees_becomes_a_run(cli, tmp_path):
     sampler.run_mcmc(np.random.default_rng(1).normal(size=(8, 2)), 30)
     found = cli.json(Imported, "import", tmp_path / "chain.h5", tmp_path / "new")
     assert found.samples == 30
+    assert ": 1 epoch, 30 samples, from " in str(found)
     with open_run(tmp_path / "new") as run:
         np.testing.assert_array_equal(run.get_samples()["p"], backend.get_chain().transpose(1, 2, 0))
 

@@ -6,8 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import emcee
+import numpy as np
 import pytest
-from runs import write_run
+from runs import folder_of_jexplores, write_run
 
 import posterity
 from posterity.cli.app import app
@@ -140,11 +142,12 @@ def test_each_command_of_the_page_runs(cli, tmp_path, monkeypatch):
     """Line by line, on a run like the one that the page is about; what it says of exit codes is so."""
     monkeypatch.chdir(tmp_path)
     write_run(tmp_path / "my_run", parameters=["mass", "spin"])
+    folder_of_jexplores(tmp_path / "old_run", [0, 1])
+    sampler = emcee.EnsembleSampler(4, 2, lambda x: -(x @ x), backend=emcee.backends.HDFBackend(tmp_path / "chain.h5"))
+    sampler.run_mcmc(np.random.default_rng(1).normal(size=(4, 2)), 10)
     blocks = re.findall(r"```sh\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
     lines = [line for block in blocks for line in block.splitlines() if line.startswith("posterity ")]
-    assert {line.split()[1] for line in lines} >= set(COMMANDS) - {"import"}
+    assert {line.split()[1] for line in lines} == set(COMMANDS)
     for line in lines:
         words = line.partition(" #")[0].split()[1:]
-        if words[0] == "import":
-            continue  # the folders aren't there; test_moving has them
         cli(*words, *(["--once"] if words[0] == "tail" else []), code=0)
