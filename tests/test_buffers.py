@@ -76,3 +76,37 @@ def test_clear_gives_all_back():
     assert buffers._free
     buffers.clear()
     assert not buffers._free
+
+
+def test_memory_is_made_ready_when_none_comes_back_in_time():
+    """Not for the first epoch, which may be the only one; but for the next ones, while those before are still there."""
+    buffers = Buffers(1 << 30)
+    held = [buffers.take(LARGE)]
+    assert not buffers.is_short
+    held.append(buffers.take(LARGE))
+    assert buffers.is_short
+    buffers.make_ready()
+    assert not buffers.is_short
+    at = address(buffers._free[0])
+    held.append(buffers.take(LARGE))
+    assert address(held[-1]) == at
+    assert buffers.is_short
+
+
+def test_no_memory_is_made_ready_where_enough_comes_back():
+    """A disk that follows gives each buffer back: two are enough for ever."""
+    buffers = Buffers(1 << 30)
+    held = [buffers.take(LARGE), buffers.take(LARGE)]
+    buffers.make_ready()
+    for _ in range(5):
+        del held[0]
+        held.append(buffers.take(LARGE))
+        assert not buffers.is_short
+    assert len(buffers._free) == 1
+
+
+def test_nothing_is_made_ready_that_nobody_wanted():
+    """Whoever asks twice for it gets nothing more."""
+    buffers = Buffers(1 << 30)
+    buffers.make_ready()
+    assert not buffers._free

@@ -1,8 +1,9 @@
 """Memory that is used again: a fresh one of 64 MB costs more in page faults than the copy into it.
 
-A buffer comes back by itself once the last array that looks into it is gone, be it the writer's or a reader's.
+A buffer comes back by itself once the last array that looks into it is gone, be it the writer's or a reader's. While
+the disk is slower than the sampler none comes back in time: then one is made ready ahead, behind the sampler's back.
 
-Down the stream: `epoch` copies what a sampler hands over into such memory.
+Down the stream: `epoch` copies what a sampler hands over into such memory; `fetcher` makes some ready in its thread.
 """
 
 import weakref
@@ -13,6 +14,7 @@ import numpy as np
 from .tree import Array
 
 _SMALL = 1 << 16
+_PAGE = 4096
 
 
 class Buffers:
@@ -22,14 +24,19 @@ class Buffers:
         self._most_bytes = most_bytes
         # Filled from finalisers, which run at any moment in any thread: a deque's appends need no lock.
         self._free: deque[Array] = deque()
+        self._missed = 0  # how often in a row there was none to use again
+        self._wanted = 0
 
     def take(self, nbytes: int) -> Array:
         """Memory of at least `nbytes` bytes, uninitialised, as an array of bytes."""
         if nbytes <= _SMALL:
             return np.empty(nbytes, np.uint8)
         memory = self._reuse(nbytes)
+        self._missed = self._missed + 1 if memory is None else 0
         if memory is None:
             memory = np.empty(_rounded(nbytes), np.uint8)  # NumPy asks for huge pages: far fewer page faults
+        if self._missed > 1 or self._wanted:  # the first time says nothing: it may be the only epoch
+            self._wanted = 0 if self._free else len(memory)
         carrier = np.frombuffer(memory.data, np.uint8)  # the base of all views into it, which memory itself would be
         weakref.finalize(carrier, self._free.append, memory).atexit = False
         return carrier
@@ -49,6 +56,18 @@ class Buffers:
                 kept += len(memory)
                 self._free.append(memory)
         return found
+
+    @property
+    def is_short(self) -> bool:
+        """Whether a buffer should be made ready: others didn't come back in time, and there is none."""
+        return self._wanted > 0 and not self._free
+
+    def make_ready(self) -> None:
+        """Make one buffer ready, of the size that was asked for last. The pages are there then, not only promised."""
+        memory = np.empty(self._wanted, np.uint8)
+        memory[::_PAGE] = 0
+        if len(memory):
+            self._free.append(memory)
 
     def clear(self) -> None:
         """Give all free buffers back to the system."""

@@ -65,7 +65,7 @@ class Service:
         self._meter = Meter()
         self._faces: set[int] = set()
         self._session = os.urandom(16)  # a diagnosis trusts no other one: its last epochs may have been lost
-        self._writer = Writer(self.ledger, self.store, str(self.disk.folder))
+        self._writer = Writer(self.ledger, self.store, self._buffers, str(self.disk.folder))
         try:
             if goes_on is not None and nchain:
                 given = Metadata(parameters=options.parameters or {}, chains=options.chains or {})

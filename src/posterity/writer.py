@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
+from .buffers import Buffers
 from .fetcher import Fetcher
 from .ledger import Ledger, Work
 from .lock import HEARTBEAT_S
@@ -33,11 +34,11 @@ logger = logging.getLogger(__name__)
 class Writer(EndListener):
     """Writes what is in a ledger to a store, until the ledger is closed and all is written."""
 
-    def __init__(self, ledger: Ledger, store: Store, name: str) -> None:
+    def __init__(self, ledger: Ledger, store: Store, buffers: Buffers, name: str) -> None:
         self._ledger = ledger
         self._store = store
         self._io = IoThread(f"posterity-io {name}")
-        self._fetcher = Fetcher(ledger, name)
+        self._fetcher = Fetcher(ledger, buffers, name)
         self._thread = OurThread(f"posterity-writer {name}", self._run)
         self._runs = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None

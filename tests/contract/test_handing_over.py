@@ -10,6 +10,7 @@ from drivers import flushed
 
 from known import Bare, Walk, assert_same, epoch_dict, joined, numbers, run_of
 from posterity import Closed, Epoch, EpochMismatch, MailboxFull, NotStorable, PosterityError, State
+from posterity.buffers import Buffers
 from posterity.store import Store
 
 RUN = run_of([4, 3, 5])
@@ -558,3 +559,22 @@ async def test_a_receipt_raises_when_its_epoch_is_lost(driver, outdir, monkeypat
     assert_same(await backend.get(0), RUN[0])
     assert "out of cheese" in capfd.readouterr().err
     driver.forget(backend)
+
+
+async def test_a_stopped_disk_leaves_memory_ready(driver, outdir, moody_disk, monkeypatch):
+    """While no buffer comes back from the writer, the next hand-over finds one whose pages are there already."""
+    ready = threading.Semaphore(0)
+    make_ready = Buffers.make_ready
+    monkeypatch.setattr(Buffers, "make_ready", lambda buffers: make_ready(buffers) or ready.release())
+    epochs = [{"samples": {"p": numbers(i * 20_000, 20_000)}} for i in range(5)]
+    async with await driver.open(outdir=outdir) as backend:
+        moody_disk.stop()
+        await backend.ingest(epochs[0])
+        for epoch in epochs[1:]:
+            await backend.ingest(epoch)
+            assert await anyio.to_thread.run_sync(lambda: ready.acquire(timeout=30))
+        assert not ready.acquire(blocking=False)
+        moody_disk.go_on()
+        await backend.flush()
+        for i, epoch in enumerate(epochs):
+            assert_same(await backend.get(i), epoch)
