@@ -16,7 +16,7 @@ from posterity import DefaultBackend, RunLocked
 
 HERE = Path(__file__).parent
 BEGIN = """
-import os, signal, sys, threading
+import os, signal, sys, threading, time
 sys.path.insert(0, {here!r})
 from known import epoch_dict, numbers, run_of
 from posterity import DefaultBackend
@@ -783,7 +783,7 @@ def test_sigterm_with_several_backends_and_a_handler(outdir):
             backend.ingest(epoch)
     tell("ready")
     while True:
-        signal.pause()
+        time.sleep(0.1)
     """
     with Script(code, outdir) as script:
         script.wait_for("ready")
@@ -824,7 +824,7 @@ for epoch in run_of([10] * 3):
     backend.ingest(epoch)
 tell("sampled")
 while True:
-    signal.pause()
+    time.sleep(0.1)
 """
     with Script(GATE + code, outdir) as script:
         script.wait_for("sampled")
@@ -845,7 +845,7 @@ for thread in threading.enumerate():
         thread.join()
 tell("closed")
 while True:
-    signal.pause()
+    time.sleep(0.1)
 """
     with Script(GATE + code, outdir) as script:
         script.wait_for("closed")
