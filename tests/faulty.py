@@ -29,7 +29,7 @@ from smallchunks import small_chunks
 
 CHANGES = ["enter", "open_or_create", "create", "reserve", "write_at", "truncate", "publish", "replace", "remove"]
 SYNCS = ["sync", "sync_data", "sync_names"]
-CALLS = [*CHANGES, *SYNCS, "open", "read_at", "size", "names", "free_bytes"]
+CALLS = [*CHANGES, *SYNCS, "open", "read_at", "read_rows", "size", "names", "free_bytes"]
 LENGTHS = [3, 4, 5, 3, 4, 5, 3]
 BURN = 5
 

@@ -226,6 +226,9 @@ class MemoryDisk(Disk):
         into[: len(data)] = data
         return len(data)
 
+    def read_rows(self, fd, offset, stride, rows):
+        return all(self.read_at(fd, offset + i * stride, row) == row.nbytes for i, row in enumerate(rows))
+
     def push(self, fd, offset, nbytes):
         """It promises nothing: what was written stays pending."""
         assert offset + nbytes <= len(self._file(fd))

@@ -245,6 +245,27 @@ def test_a_system_that_reads_little_at_a_time_is_asked_again(disk, written, monk
     assert memory == b"abcdef"
 
 
+@pytest.mark.parametrize(("stride", "nrows"), [(3, 1200), (5, 40), (3, 0)])
+@pytest.mark.parametrize("at_once", [1, 4, 10_000])
+def test_rows_are_filled_wherever_they_are(disk, written, monkeypatch, stride, nrows, at_once):
+    """Rows that lie one behind the other, or apart, get their bytes, however few the system gives at a time."""
+    data = os.urandom(3600)
+    disk.write_at(written, 0, [data])
+    preadv = os.preadv
+    monkeypatch.setattr(os, "preadv", lambda fd, views, at: preadv(fd, [views[0][:at_once], *views[1:]][:at_once], at))
+    memory = np.zeros((nrows, 3), np.uint8)
+    assert disk.read_rows(written, 0, stride, [row.data for row in memory])
+    assert [bytes(row) for row in memory] == [data[i : i + 3] for i in range(0, stride * nrows, stride)]
+
+
+def test_rows_that_a_file_does_not_have_are_told(disk, written):
+    """Where the file ends before the last of the rows, that is said."""
+    disk.write_at(written, 0, [b"abcdef"])
+    for stride in (3, 4):
+        rows = [memoryview(bytearray(3)) for _ in range(3)]
+        assert not disk.read_rows(written, 0, stride, rows)
+
+
 def test_room_is_claimed_before_a_byte_is_written(disk, written):
     """A file for which room was claimed has it; nothing is claimed for nothing."""
     disk.reserve(written, 0, 0)

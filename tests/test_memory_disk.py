@@ -20,6 +20,7 @@ CALLS = st.one_of(
     st.tuples(st.just("reserve"), NAMES, OFFSETS, OFFSETS),
     st.tuples(st.just("truncate"), NAMES, OFFSETS),
     st.tuples(st.just("read_at"), NAMES, OFFSETS, OFFSETS),
+    st.tuples(st.just("read_rows"), NAMES, OFFSETS, OFFSETS, OFFSETS, st.integers(0, 3)),
 )
 
 
@@ -33,6 +34,11 @@ def called(disk, call, *args):
             if call == "read_at":
                 into = bytearray(args[2])
                 return disk.read_at(fd, args[1], memoryview(into)), into
+            if call == "read_rows":
+                offset, stride, nbytes, nrows = args[1:]
+                into = [bytearray(nbytes) for _ in range(nrows)]
+                is_all_there = disk.read_rows(fd, offset, stride, [memoryview(row) for row in into])
+                return is_all_there, into if is_all_there else None
             return getattr(disk, call)(fd, *args[1:]) if call != "create" else disk.size(fd)
         finally:
             disk.close(fd)

@@ -64,6 +64,18 @@ def test_shares_are_all_the_rows_in_equal_parts(chains, nshares):
     assert list(mapping(itertools.chain(*shares)).items()) == list(mapping(rows).items())
 
 
+@given(CHAINS, st.integers(1, 30), st.integers(1, 7))
+def test_shares_of_whole_units(chains, nshares, unit):
+    """No share ends within a unit, but where the rows that are wanted do; and they are all the rows, as before."""
+    rows = rows_of(chains, NCHAIN, DIM)
+    shares = shares_of(rows, nshares, unit)
+    ends = {run.first + run.n for run in rows}
+    assert all(share[-1].first + share[-1].n in ends or (share[-1].first + share[-1].n) % unit == 0 for share in shares)
+    assert len(shares) <= nshares
+    assert all(share and all(run.n > 0 for run in share) for share in shares)
+    assert list(mapping(itertools.chain(*shares)).items()) == list(mapping(rows).items())
+
+
 @given(CHAINS, st.integers(0, NCHAIN * DIM), st.integers(0, NCHAIN * DIM))
 def test_an_overlap_is_what_lies_among_the_given_rows(chains, first, n):
     """Of all rows those that come from the given part of the array are left."""

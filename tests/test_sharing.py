@@ -148,6 +148,11 @@ def shared(monkeypatch):
         (gathering, "_WORTH_A_THREAD", 1),
         (gathering, "_WORTH_A_CALL", 0),
         (gathering, "count_cores", lambda: 3),
+        (gathering, "_READ_BYTES", 1),
+        (gathering, "MOST_OPEN", 2),
+        (gathering, "LONG_ROW", 64),
+        (sources, "MOST_OPEN", 2),
+        (epochreader, "LONG_ROW", 64),
         (epochreader, "_SLAB", 64),
         (epochreader, "_WORTH_SKIPPING", 16),
     ]:

@@ -207,7 +207,7 @@ class Watched:
     def __init__(self, monkeypatch):
         self.nbytes = 0
         self.names = set()
-        opened, read = Disk.open, Disk.read_at
+        opened, read, read_rows = Disk.open, Disk.read_at, Disk.read_rows
 
         def watched_open(disk, name, **options):
             fd = opened(disk, name, **options)
@@ -220,7 +220,12 @@ class Watched:
                 self.nbytes += into.nbytes
             return read(disk, fd, offset, into)
 
+        def watched_rows(disk, fd, offset, stride, rows):
+            self.nbytes += sum(row.nbytes for row in rows)
+            return read_rows(disk, fd, offset, stride, rows)
+
         monkeypatch.setattr(Disk, "open", watched_open)
+        monkeypatch.setattr(Disk, "read_rows", watched_rows)
         monkeypatch.setattr(Disk, "read_at", watched_read)
 
 

@@ -49,6 +49,7 @@ _MAX_FRAME = 1 << 28
 _MAX_SEARCH = 1 << 24
 _SLAB = 1 << 20
 _WORTH_SKIPPING = 1 << 15  # bytes that take longer to copy than a call to the system
+LONG_ROW = 1 << 15  # bytes that the system may as well put where they belong
 
 
 class FileHead(NamedTuple):
@@ -109,7 +110,13 @@ class _Place(NamedTuple):
     @property
     def skipped_bytes(self) -> int:
         """What nobody asked for at the head and at the end of each row."""
-        return (self.start + self.nsamples - self.stop) * self.dtype.itemsize
+        return self.row_bytes - (self.stop - self.start) * self.dtype.itemsize
+
+    @property
+    def is_worth_a_call(self) -> bool:
+        """Whether to have each row read by itself, without what nobody asked for, pays."""
+        wanted = self.row_bytes - self.skipped_bytes
+        return self.skipped_bytes >= _WORTH_SKIPPING or (self.thin == 1 and wanted >= LONG_ROW)
 
     def chosen(self, values: Array, column: int) -> tuple[Array, int]:
         """What is wanted of the samples from `column` on, and which column of the result comes first in it."""
@@ -385,7 +392,7 @@ class Reader:
             nrows = layout.nbytes[i] // place.row_bytes
             if self._copy_checked(place, nrows, rows, into, scratch) != region.sums[i]:
                 raise self._damaged(region, i, f"its {SUM_NAME} is another one")
-        elif place.row_bytes > _SLAB or place.skipped_bytes >= _WORTH_SKIPPING:
+        elif place.row_bytes > _SLAB or place.is_worth_a_call:
             self._copy_rows(place, rows, into, scratch)
         else:
             self._copy_slabs(place, rows, into, scratch)
@@ -417,9 +424,9 @@ class Reader:
         if place.thin == 1 and into.dtype == place.dtype:
             for at, first, count in rows:
                 begin = offset + first * row_bytes
-                for row in into[at : at + count].view(np.uint8):
-                    self._fill(begin, row)
-                    begin += row_bytes
+                mine = [row.data for row in into[at : at + count].view(np.uint8)]
+                if not self._disk.read_rows(self._fd, begin, row_bytes, mine):
+                    raise Damaged(f"{self.name} ended while it was read, at offset {begin}")
             return
         step = max(1, _SLAB // (place.thin * place.dtype.itemsize)) * place.thin
         for at, first, count in rows:

@@ -13,14 +13,14 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 
 from .disk import Disk
-from .epochreader import Scratch
+from .epochreader import LONG_ROW, Scratch
 from .errors import Damaged
 from .layout import Layout
 from .registry import Registry
 from .rows import Rows, rows_of, shares_of
 from .selection import Mask, Piece, chosen_chains
 from .shelf import Shelf
-from .sources import Shelves, Source
+from .sources import MOST_OPEN, Shelves, Source
 from .threads import MOST_HELPERS, count_cores, share_out
 from .tree import Array
 
@@ -29,20 +29,22 @@ _WORTH_CHECKING = 1 << 26
 _JOB_BYTES = 8 << 20
 _WORTH_A_THREAD = 4 << 20
 _WORTH_A_CALL = 1 << 16
+_READ_BYTES = 1 << 19  # of one epoch, at least, where it has as much
 
 
 class _Wanted(NamedTuple):
-    """Some rows of one name's samples, and the rows of the result that they go to."""
+    """Some rows of one name's samples, and the rows of the result that they go to. `unit`: rows read best together."""
 
     path: str
     rows: Sequence[Rows]
     into: Array
+    unit: int
 
 
 class _Job(NamedTuple):
-    """What one thread reads at a time: of one epoch, some rows."""
+    """What one thread reads at a time: of some epochs, some rows."""
 
-    piece: Piece
+    pieces: Sequence[Piece]
     wanted: Sequence[_Wanted]
 
 
@@ -85,7 +87,10 @@ class Gathering:
             shapes = [self._shape_of(name, source, parts[0].epoch) for name in self._names]
             if sum(math.prod(shape) * dtype.itemsize for _, shape, dtype in shapes) > _WORTH_CHECKING:
                 self._check_claims(shelves, parts)
-            wanted = [self._begin(name, *shape) for name, shape in zip(self._names, shapes, strict=True)]
+            units = [self._unit_of(name, source.layout) for name in self._names]
+            wanted = [
+                self._begin(name, *shape, unit) for name, shape, unit in zip(self._names, shapes, units, strict=True)
+            ]
             self._first.append(shelves)
             share_out(list(self._jobs(parts, wanted)), self._worker, self._count_threads(parts, wanted))
 
@@ -102,10 +107,16 @@ class Gathering:
         shape = (nchain if chains is None else len(chains), dim if dims is None else len(dims), self._n)
         return rows_of(chains, nchain, dim, dims), shape, dtype
 
-    def _begin(self, name: str, rows: list[Rows], shape: tuple[int, int, int], dtype: Dtype) -> _Wanted:
+    def _unit_of(self, name: str, layout: Layout) -> int:
+        """How many rows are read best together: one, or those of a chunk, which comes back as a whole."""
+        leaf = layout.by_path[f"samples/{name}"]
+        grid = layout.grids.get(leaf)
+        return 1 if grid is None or name in self._dims else grid.chunk[0] * grid.shape[1]
+
+    def _begin(self, name: str, rows: list[Rows], shape: tuple[int, int, int], dtype: Dtype, unit: int) -> _Wanted:
         """Make room for the samples of a name."""
         result = self.results[name] = np.empty(shape, dtype)
-        return _Wanted(f"samples/{name}", rows, result.reshape(shape[0] * shape[1], self._n))
+        return _Wanted(f"samples/{name}", rows, result.reshape(shape[0] * shape[1], self._n), unit)
 
     def _check_length(self, source: Source, index: int, leaf: int) -> None:
         """Whether an array of samples is as long as the journal says."""
@@ -131,17 +142,28 @@ class Gathering:
                     raise Damaged(f"{reader.name} is damaged: the journal has more in it than it can hold")
 
     def _jobs(self, parts: list[Piece], wanted: list[_Wanted]) -> Iterator[_Job]:
-        """An epoch is one job, but for large ones: of those, so many rows are."""
+        """An epoch is one job, but for large ones: of those, some rows are.
+
+        Long rows come from several epochs at a time, one row behind the other: the system clears fresh memory by pages
+        of megabytes, and what is stored there next finds them in the CPU's cache.
+        """
         sizes = [self._nbytes(one) for one in wanted]
-        most = _JOB_BYTES // max(1, sum(sizes))
-        for part in parts:
-            if part.n <= most:
-                yield _Job(part, wanted)
+        together = MOST_OPEN if self._has_long_rows(parts, wanted) else 1
+        for run in (parts[i : i + together] for i in range(0, len(parts), together)):
+            n = sum(part.n for part in run)
+            if n * sum(sizes) <= _JOB_BYTES:
+                yield _Job(run, wanted)
                 continue
+            least = max(_JOB_BYTES, len(run) * _READ_BYTES)
             for one, size in zip(wanted, sizes, strict=True):
-                nshares = 1 if self._verify else -(-part.n * size // _JOB_BYTES)  # a checksum is of all
-                for rows in shares_of(one.rows, max(1, nshares)):
-                    yield _Job(part, [one._replace(rows=rows)])
+                nshares = 1 if self._verify else -(-n * size // least)  # a checksum is of all
+                for rows in shares_of(one.rows, nshares, one.unit):
+                    yield _Job(run, [one._replace(rows=rows)])
+
+    def _has_long_rows(self, parts: list[Piece], wanted: list[_Wanted]) -> bool:
+        """Whether the rows of epochs are so long that the system may put each where it belongs."""
+        row_bytes = self._n // len(parts) * min(one.into.itemsize for one in wanted)
+        return self._thin == 1 and not self._verify and row_bytes >= LONG_ROW
 
     def _nbytes(self, wanted: _Wanted) -> int:
         """About how much is read for one sample of its result."""
@@ -175,20 +197,23 @@ class Gathering:
 
             def do(job: _Job) -> None:
                 nonlocal layout
-                piece = job.piece
-                source = shelves.find(piece.epoch, piece.start)
-                if source.layout is not layout:
-                    self._check(source.layout, piece.epoch)
-                    layout = source.layout
-                for one in job.wanted:
-                    leaf = layout.by_path[one.path]
-                    self._check_length(source, piece.epoch, leaf)
-                    into = one.into[:, piece.at : piece.at + piece.n]
-                    source.copy_samples(
-                        leaf, one.rows, into, start=piece.start, thin=self._thin, verify=self._verify, scratch=scratch
-                    )
+                for piece in job.pieces:
+                    source = shelves.find(piece.epoch, piece.start)
+                    if source.layout is not layout:
+                        self._check(source.layout, piece.epoch)
+                        layout = source.layout
+                    for one in job.wanted:
+                        self._copy(piece, source, one, scratch)
 
             yield do
+
+    def _copy(self, piece: Piece, source: Source, wanted: _Wanted, scratch: Scratch) -> None:
+        leaf = source.layout.by_path[wanted.path]
+        self._check_length(source, piece.epoch, leaf)
+        into = wanted.into[:, piece.at : piece.at + piece.n]
+        source.copy_samples(
+            leaf, wanted.rows, into, start=piece.start, thin=self._thin, verify=self._verify, scratch=scratch
+        )
 
     def _check(self, layout: Layout, index: int) -> None:
         """Whether an epoch has what the first one has, in the same shape.

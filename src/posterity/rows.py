@@ -45,18 +45,22 @@ def pieces_of(rows: Sequence[Rows], most: int) -> Iterator[Rows]:
             yield Rows(at + done, first + done, min(most, n - done))
 
 
-def shares_of(rows: Sequence[Rows], nshares: int) -> list[list[Rows]]:
-    """The same rows in parts of about equal size, at most so many, none of them empty."""
-    most = max(1, -(-sum(run.n for run in rows) // nshares))
+def shares_of(rows: Sequence[Rows], nshares: int, unit: int = 1) -> list[list[Rows]]:
+    """The same rows in parts of about equal size, at most so many, none of them empty.
+
+    A part begins where `unit` rows of the array do, or where neighbours do.
+    """
+    most = max(1, -(-sum(run.n for run in rows) // max(1, nshares)))
     shares: list[list[Rows]] = []
     room = 0
     for at, first, n in rows:
         done = 0
         while done < n:
-            if not room:
+            if room <= 0:
                 shares.append([])
                 room = most
-            taken = min(room, n - done)
+            stop = first + min(done + room, n)
+            taken = min(n, -(-stop // unit) * unit - first) - done
             shares[-1].append(Rows(at + done, first + done, taken))
             done += taken
             room -= taken

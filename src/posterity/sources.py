@@ -1,8 +1,9 @@
-"""Epochs to read from, wherever they are just now: in memory, or in files, of which one is kept open.
+"""Epochs to read from, wherever they are just now: in memory, or in files, of which some are kept open.
 
 Up the stream: `shelf` says where they are. Down the stream: `gathering` and `snapshot` read from them.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Self
 
@@ -63,24 +64,26 @@ class Source:
             into[at : at + count] = array[first : first + count, start::thin][:, : into.shape[1]]
 
 
+MOST_OPEN = 16
+
+
 class Shelves:
-    """Finds epochs, and keeps the file open that was read last: neighbours are often in the same one."""
+    """Finds epochs, and keeps the files open that were read last: neighbours are often in the same one."""
 
     def __init__(self, disk: Disk, shelf: Shelf) -> None:
         self._disk = disk
         self._shelf = shelf
-        self._open: tuple[tuple[int, int], Reader] | None = None
+        self._open: OrderedDict[tuple[int, int], Reader] = OrderedDict()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._close()
+        while self._open:
+            self._close_oldest()
 
-    def _close(self) -> None:
-        if self._open is not None:
-            self._open[1].close()
-            self._open = None
+    def _close_oldest(self) -> None:
+        self._open.popitem(last=False)[1].close()
 
     def find(self, index: int, start: int) -> Source:
         """An epoch, wherever it is now, to read its samples from `start` on.
@@ -130,10 +133,13 @@ class Shelves:
 
     def _reader(self, catalog: Catalog, place: Place) -> Reader:
         key = (place.number, place.rewrite)
-        if self._open is None or self._open[0] != key:
-            self._close()
-            self._open = (key, open_place(self._disk, catalog, place))
-        return self._open[1]
+        reader = self._open.get(key)
+        if reader is None:
+            if len(self._open) >= MOST_OPEN:
+                self._close_oldest()
+            reader = self._open[key] = open_place(self._disk, catalog, place)
+        self._open.move_to_end(key)
+        return reader
 
     def read(self, index: int, leaves: Callable[[Layout], list[int]], start: int) -> tuple[Layout, list[Array], int]:
         """Some arrays of an epoch, the caller's own, and how many of its first samples aren't in them."""
