@@ -1,5 +1,7 @@
 """Memory that is used again."""
 
+import resource
+
 import numpy as np
 import pytest
 
@@ -78,8 +80,8 @@ def test_clear_gives_all_back():
     assert not buffers._free
 
 
-def test_memory_is_made_ready_when_none_comes_back_in_time():
-    """Not for the first epoch, which may be the only one; but for the next ones, while those before are still there."""
+def test_memory_is_made_ready_when_the_last_one_is_taken():
+    """Not for the first epoch, which may be the only one; but for the next ones: the disk may be slower for once."""
     buffers = Buffers(1 << 30)
     held = [buffers.take(LARGE)]
     assert not buffers.is_short
@@ -94,7 +96,7 @@ def test_memory_is_made_ready_when_none_comes_back_in_time():
 
 
 def test_no_memory_is_made_ready_where_enough_comes_back():
-    """A disk that follows gives each buffer back: two are enough for ever."""
+    """A disk that follows gives each buffer back: one more than are out is enough for ever."""
     buffers = Buffers(1 << 30)
     held = [buffers.take(LARGE), buffers.take(LARGE)]
     buffers.make_ready()
@@ -103,6 +105,30 @@ def test_no_memory_is_made_ready_where_enough_comes_back():
         held.append(buffers.take(LARGE))
         assert not buffers.is_short
     assert len(buffers._free) == 1
+
+
+def test_no_memory_is_made_ready_beyond_the_bound():
+    """What is out and what is ready come to no more than allowed; what comes back makes room again."""
+    buffers = Buffers(3 * LARGE)
+    held = [buffers.take(LARGE) for _ in range(3)]
+    assert not buffers.is_short
+    del held[1:]
+    buffers.clear()
+    held.append(buffers.take(LARGE))
+    assert buffers.is_short
+
+
+@pytest.mark.parametrize("nbytes", [(1 << 16) + 1, LARGE, 16 * LARGE + 12345])
+def test_memory_that_is_ready_is_there(nbytes):
+    """The system has given every page of it: nothing is left to be cleared when it is written to."""
+    buffers = Buffers(1 << 30)
+    held = [buffers.take(nbytes), buffers.take(nbytes)]
+    buffers.make_ready()
+    ready = buffers.take(nbytes)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    ready[...] = 7
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < nbytes / 4096 / 8
+    assert len(held) == 2
 
 
 def test_nothing_is_made_ready_that_nobody_wanted():

@@ -1,7 +1,7 @@
 """Memory that is used again: a fresh one of 64 MB costs more in page faults than the copy into it.
 
-A buffer comes back by itself once the last array that looks into it is gone, be it the writer's or a reader's. While
-the disk is slower than the sampler none comes back in time: then one is made ready ahead, behind the sampler's back.
+A buffer comes back by itself once the last array that looks into it is gone, be it the writer's or a reader's. When the
+last one is taken, another one is made ready behind the sampler's back: the disk may be slower for once.
 
 Down the stream: `epoch` copies what a sampler hands over into such memory; `fetcher` makes some ready in its thread.
 """
@@ -15,6 +15,7 @@ from .tree import Array
 
 _SMALL = 1 << 16
 _PAGE = 4096
+_LONG = 1024  # so many items NumPy assigns without the GIL
 
 
 class Buffers:
@@ -24,7 +25,8 @@ class Buffers:
         self._most_bytes = most_bytes
         # Filled from finalisers, which run at any moment in any thread: a deque's appends need no lock.
         self._free: deque[Array] = deque()
-        self._missed = 0  # how often in a row there was none to use again
+        self._lent: set[int] = set()  # which ones aren't back
+        self._is_first = True
         self._wanted = 0
 
     def take(self, nbytes: int) -> Array:
@@ -32,14 +34,19 @@ class Buffers:
         if nbytes <= _SMALL:
             return np.empty(nbytes, np.uint8)
         memory = self._reuse(nbytes)
-        self._missed = self._missed + 1 if memory is None else 0
         if memory is None:
             memory = np.empty(_rounded(nbytes), np.uint8)  # NumPy asks for huge pages: far fewer page faults
-        if self._missed > 1 or self._wanted:  # the first time says nothing: it may be the only epoch
-            self._wanted = 0 if self._free else len(memory)
+        self._lent.add(id(memory))
+        has_room = (len(self._lent) + 1) * len(memory) <= self._most_bytes
+        self._wanted = len(memory) if has_room and not self._is_first else 0
+        self._is_first = False  # the first time says nothing: it may be the only epoch
         carrier = np.frombuffer(memory.data, np.uint8)  # the base of all views into it, which memory itself would be
-        weakref.finalize(carrier, self._free.append, memory).atexit = False
+        weakref.finalize(carrier, self._take_back, memory).atexit = False
         return carrier
+
+    def _take_back(self, memory: Array) -> None:
+        self._lent.discard(id(memory))
+        self._free.append(memory)
 
     def _reuse(self, nbytes: int) -> Array | None:
         """A free buffer that fits and isn't more than twice too large; what is too much goes back to the system."""
@@ -59,13 +66,13 @@ class Buffers:
 
     @property
     def is_short(self) -> bool:
-        """Whether a buffer should be made ready: others didn't come back in time, and there is none."""
+        """Whether a buffer should be made ready: there is none, and no more are out than there may be."""
         return self._wanted > 0 and not self._free
 
     def make_ready(self) -> None:
         """Make one buffer ready, of the size that was asked for last. The pages are there then, not only promised."""
         memory = np.empty(self._wanted, np.uint8)
-        memory[::_PAGE] = 0
+        memory[:: max(1, min(_PAGE, len(memory) // _LONG))] = 0
         if len(memory):
             self._free.append(memory)
 
