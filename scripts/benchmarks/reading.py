@@ -119,9 +119,25 @@ def parts(bench: Bench) -> list[Figure]:
     return found
 
 
+def _at_a_pace(read: Callable[[], object], is_over: Callable[[], bool], every_s: float = 0.001) -> list[float]:
+    """Seconds from when each read was due to when it was done; one is due each millisecond.
+
+    Who waits for one read before asking for the next notes a long wait once, however many would have met it: Gil Tene's
+    "coordinated omission".
+    """
+    taken = []
+    due = time.perf_counter()
+    while not is_over():
+        time.sleep(max(0.0, due - time.perf_counter()))
+        read()
+        taken.append(time.perf_counter() - due)
+        due += every_s
+    return taken
+
+
 @row("a small read during a large write")
 def small_during_large(bench: Bench) -> list[Figure]:
-    """10 kB while an epoch of 1 GB is being written, against plain h5py with its writer in a thread."""
+    """10 kB, each millisecond, while an epoch of 1 GB is written, against plain h5py with its writer in a thread."""
     nbytes = 1_000_000_000
     folder = bench.new_folder()
     large = epochs.given(nbytes)
@@ -129,15 +145,13 @@ def small_during_large(bench: Bench) -> list[Figure]:
     ours: list[float] = []
     _run(folder, 10_000, 1)
     with DefaultBackend(outdir=folder, max_pending_bytes=4 << 30) as backend, open_run(folder) as run:
-        for _ in range(3):
+        for _ in range(bench.repetitions):
             backend.ingest(small)
             backend.flush()
             first = backend.status.epochs - 1
             backend.ingest_nowait(large, copy=False)
-            receipt = backend.ingest_nowait(small)
-            while not receipt.durable.done:
-                ours.append(seconds(lambda first=first: run.get(first)))
-                time.sleep(0.0005)
+            durable = backend.ingest_nowait(small).durable
+            ours += _at_a_pace(lambda first=first: run.get(first), lambda durable=durable: durable.done)
             backend.clean()
     shutil.rmtree(folder)
     folder.mkdir()
@@ -145,7 +159,7 @@ def small_during_large(bench: Bench) -> list[Figure]:
     with h5py.File(folder / "small.h5", "w") as file:
         file["p"] = small["samples"]["p"]
     with h5py.File(folder / "small.h5", "r") as file:
-        for i in range(3):
+        for i in range(bench.repetitions):
 
             def write(i: int = i) -> None:
                 with h5py.File(folder / f"large-{i}.h5", "w") as out:
@@ -156,9 +170,7 @@ def small_during_large(bench: Bench) -> list[Figure]:
 
             thread = threading.Thread(target=write)
             thread.start()
-            while thread.is_alive():
-                theirs.append(seconds(lambda: file["p"][()]))
-                time.sleep(0.0005)
+            theirs += _at_a_pace(lambda: file["p"][()], lambda thread=thread: not thread.is_alive())
             thread.join()
             (folder / f"large-{i}.h5").unlink()
     return [
@@ -166,6 +178,7 @@ def small_during_large(bench: Bench) -> list[Figure]:
         quantile_figure("ours, p99.9", [1e3 * t for t in ours], 0.999, unit="ms"),
         quantile_figure("ours, median", [1e3 * t for t in ours], 0.5, unit="ms"),
         quantile_figure("h5py in a thread, p99.9", [1e3 * t for t in theirs], 0.999, unit="ms"),
+        quantile_figure("h5py in a thread, median", [1e3 * t for t in theirs], 0.5, unit="ms"),
     ]
 
 
