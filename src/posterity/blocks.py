@@ -8,12 +8,14 @@ Statistician 37, 242. What lies within a block is lost for correlations alone.
 Down the stream: `diagnostics` makes R-hat, ESS and acceptance of them.
 """
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+Floats: TypeAlias = "npt.NDArray[np.float64]"
 
 
 class Moments(NamedTuple):

@@ -10,15 +10,17 @@ Up the stream: `diagnosis` hands the samples in. Down the stream: `Stop`, status
 
 import math
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from .blocks import Blocks, Floats, Moments
 
-Array: TypeAlias = npt.NDArray[Any]
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+Array: TypeAlias = "npt.NDArray[Any]"
 
 _MEANS_IN_ALL = 8192  # of blocks, over all chains: ESS is as noisy as their variance
 _LEAST_BLOCKS, _MOST_BLOCKS = 256, 4096
@@ -207,7 +209,7 @@ class _Examined(msgspec.Struct, frozen=True):
     rhat: Floats
     classic_rhat: Floats
     ess: Floats
-    is_finite: npt.NDArray[np.bool_]
+    is_finite: "npt.NDArray[np.bool_]"
 
 
 def _examined(blocks: Blocks) -> _Examined:

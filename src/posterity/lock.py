@@ -10,7 +10,6 @@ Where the file system has no locks, the file itself is one: it says who made it,
 import contextlib
 import errno
 import os
-import socket
 import struct
 import sys
 import threading
@@ -68,7 +67,7 @@ class Lock:
         self._fd: int | None = None
         self._is_by_file = False
         self._is_released = threading.Event()
-        self.holder = Holder(socket.gethostname(), os.getpid(), _start_of(os.getpid()), time.time(), where)
+        self.holder = Holder(os.uname().nodename, os.getpid(), _start_of(os.getpid()), time.time(), where)
         self.is_closing = False
 
     def claim(self, timeout_s: float) -> None:
@@ -152,7 +151,7 @@ class Lock:
     def _refusal(self, holder: Holder | None) -> str:
         who = holder or "another process"
         hint = ""
-        if holder is not None and holder.by_file and holder.host != socket.gethostname():
+        if holder is not None and holder.by_file and holder.host != os.uname().nodename:
             assert self._fd is not None
             silent = time.time() - os.fstat(self._fd).st_mtime
             if silent > _SILENT_AFTER_S:
@@ -214,13 +213,13 @@ def writer_of(disk: Disk) -> Holder | None:
     if owner and holder is None:  # a full disk may have kept it from saying who it is
         here = owner > 0
         return Holder(
-            socket.gethostname() if here else "another host", owner, _start_of(owner) if here else "", since, ""
+            os.uname().nodename if here else "another host", owner, _start_of(owner) if here else "", since, ""
         )
     return holder if owner else None
 
 
 def _may_live(holder: Holder) -> bool:
-    return holder.host != socket.gethostname() or _start_of(holder.pid) == holder.start
+    return holder.host != os.uname().nodename or _start_of(holder.pid) == holder.start
 
 
 def _owner_of(fd: int) -> int | None:

@@ -9,8 +9,8 @@ Up the stream: `options`, and an epoch that knows its parameters. Down the strea
 
 import json
 import math
+import os
 import platform
-import socket
 import sys
 import time
 from collections import Counter
@@ -286,7 +286,7 @@ def begun(given: Given) -> Metadata:
         chains=given.chains or {},
         attributes=given.attributes or {},
         versions={name: version for name, version in versions.items() if version},
-        host=socket.gethostname(),
+        host=os.uname().nodename,
         started_at=time.time(),
     )
 

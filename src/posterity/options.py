@@ -3,7 +3,6 @@
 Up the stream: whoever opens a backend. Down the stream: every module that needs to know what was asked for.
 """
 
-import difflib
 import os
 import re
 from collections.abc import Callable
@@ -109,6 +108,8 @@ def parse_options(burn: int, outdir: str | os.PathLike[str], given: dict[str, ob
     names = Options.__struct_fields__
     for name in given:
         if name not in names:
+            import difflib  # noqa: PLC0415  # only for who mistypes
+
             near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]!r}?" if near else f"the options are {', '.join(names)}."
             raise UnknownOption(f"there is no option {name!r}; {hint}")
