@@ -7,7 +7,6 @@ from functools import partial
 from .epoch import Held
 from .errors import Closed
 from .ledger import Ledger, not_stored
-from .waiting import until
 
 
 class Promise:
@@ -42,6 +41,8 @@ class Promise:
 
     def __await__(self) -> Generator[object, None, None]:
         self._ask()
+        from .waiting import until  # noqa: PLC0415  # with anyio, which a blocking caller needs nothing of
+
         yield from until(self._ledger, self._condition).__await__()
         self._check()
 
