@@ -97,7 +97,7 @@ def imported(bench: Bench) -> list[Figure]:
         done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True)
         return float(json.loads(done.stdout))
 
-    mine, theirs = in_turns(2 * bench.repetitions, *(lambda what=what: taken(what) for what in IMPORTS.values()))
+    mine, theirs = in_turns(6 * bench.repetitions, *(lambda what=what: taken(what) for what in IMPORTS.values()))
     return [
         figure("ours / theirs", ratios(mine, theirs), target="<= 1.3"),
         figure("ours", [1e3 * t for t in mine], unit="ms"),

@@ -35,6 +35,7 @@ from .layout import (
     read_frame_size,
 )
 from .packed import PackedReader
+from .pages import empty_bytes
 from .rows import Rows, overlap, pieces_of
 from .tree import Array
 
@@ -84,7 +85,7 @@ class Scratch:
     def take(self, nbytes: int) -> Array:
         """So many bytes; what was taken before is gone."""
         if self._memory.nbytes < nbytes:
-            self._memory = np.empty(max(nbytes, _SLAB), np.uint8)
+            self._memory = empty_bytes(max(nbytes, _SLAB))
         return self._memory[:nbytes]
 
 
@@ -340,7 +341,7 @@ class Reader:
                 self._check_sum(region, i, array)
             return array
         self._check_there(region, i)
-        memory = np.empty(layout.nbytes[i], np.uint8)
+        memory = empty_bytes(layout.nbytes[i])
         offset = region.base + layout.offsets[i]
         if not verify:
             self._fill(offset, memory)

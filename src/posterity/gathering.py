@@ -12,6 +12,7 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
+from . import pages
 from .disk import Disk
 from .epochreader import LONG_ROW, Scratch
 from .errors import Damaged
@@ -115,7 +116,7 @@ class Gathering:
 
     def _begin(self, name: str, rows: list[Rows], shape: tuple[int, int, int], dtype: Dtype, unit: int) -> _Wanted:
         """Make room for the samples of a name."""
-        result = self.results[name] = np.empty(shape, dtype)
+        result = self.results[name] = pages.empty(shape, dtype)
         return _Wanted(f"samples/{name}", rows, result.reshape(shape[0] * shape[1], self._n), unit)
 
     def _check_length(self, source: Source, index: int, leaf: int) -> None:

@@ -13,6 +13,7 @@ from .crew import in_order
 from .disk import Buffer
 from .errors import Damaged
 from .layout import MOST_PACKED, Layout, Region, data_sum
+from .pages import empty_bytes
 from .tree import Array
 
 _SLAB = 1 << 20
@@ -106,7 +107,7 @@ class PackedReader:
         """All bytes from the first chunk to the end of the region, as they are."""
         start, end = self._region.base + self._region.layout.size, self._region.end
         for at in range(start, end, _SLAB):
-            slab = np.empty(min(_SLAB, end - at), np.uint8)
+            slab = empty_bytes(min(_SLAB, end - at))
             self._fill(at, slab)
             yield slab
 
@@ -146,7 +147,7 @@ class PackedReader:
         is_raw = size == grid.chunk_nbytes  # what is compressed takes less
         if not is_inside or size > grid.chunk_nbytes or mask != (grid.raw_mask if is_raw else 0):
             raise self._damaged(i, "the index of its chunks contradicts itself")
-        stored = np.empty(size, np.uint8)
+        stored = empty_bytes(size)
         self._fill(address, stored)
         if data_sum(stored.data) != digest:
             raise self._damaged(i, f"chunk {k} isn't what was written")
