@@ -176,8 +176,12 @@ def write_target(registry: Registry, inmem_epochs: int, demand: Demand) -> int:
 
 def pending(registry: Registry, inmem_epochs: int) -> tuple[int, int]:
     """Epochs and bytes that belong on disk by the rules and aren't there yet: what is in the mailbox."""
-    start, stop = registry.nwritten, max(registry.nwritten, registry.next_index - inmem_epochs)
-    return stop - start, registry.bytes_before(stop) - registry.bytes_before(start)
+    entries, start = registry.entries, registry.nwritten
+    stop = len(entries) - inmem_epochs
+    if stop <= start:
+        return 0, 0
+    last = entries[stop - 1]
+    return stop - start, last.before + last.nbytes - entries[start].before
 
 
 def memory_floor(registry: Registry, inmem_epochs: int) -> int:
