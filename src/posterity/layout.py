@@ -184,17 +184,9 @@ class Layout:
         self.size = align(end, 8)  # without chunks; they come from here on
 
     def _group_attributes(self, path: str, stamp: "Stamp") -> bytes:
-        item = self._groups[path]
         if path:
-            return _item_attributes(item)
-        return b"".join(
-            [
-                hdf5.text_attribute("posterity_run", stamp.run_id.hex()),
-                hdf5.number_attribute("posterity_format", PACKED_VERSION if self.grids else FORMAT_VERSION),
-                hdf5.number_attribute("generation", stamp.generation),
-                *(hdf5.number_attribute(name, 0) for name in _STAMPED),  # they are filled in, the last of them
-            ]
-        )
+            return _item_attributes(self._groups[path])
+        return _epoch_attributes(stamp.run_id, stamp.generation, PACKED_VERSION if self.grids else FORMAT_VERSION)
 
     def encode_head(
         self, base: int, stamp: "Stamp", arrays: Sequence[Array], sums: Sequence[int], index: bytes = b""
@@ -426,6 +418,19 @@ def _file_dtype(item: Item, dtype: np.dtype[np.generic]) -> np.dtype[np.generic]
     """The dtype that HDF5 is told of: text is UTF-8 there."""
     is_text = item.kind in ("str", "empty", "bigint") or item.kind.endswith((":str", ":text"))
     return hdf5.utf8_dtype(dtype.itemsize) if is_text else dtype
+
+
+@functools.lru_cache(maxsize=16)
+def _epoch_attributes(run_id: bytes, generation: int, version: int) -> bytes:
+    """What the group of an epoch says of it."""
+    return b"".join(
+        [
+            hdf5.text_attribute("posterity_run", run_id.hex()),
+            hdf5.number_attribute("posterity_format", version),
+            hdf5.number_attribute("generation", generation),
+            *(hdf5.number_attribute(name, 0) for name in _STAMPED),  # they are filled in, the last of them
+        ]
+    )
 
 
 def _item_attributes(item: Item) -> bytes:
