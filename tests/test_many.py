@@ -15,6 +15,7 @@ from posterity import AsyncBackend, DefaultBackend, MailboxFull, State
 from posterity.aioreads import in_thread
 from posterity.disk import Disk
 from posterity.service import Service
+from posterity.writer import Writer
 
 NSAMPLES = 2
 LARGE = 300_000  # samples; in an epoch that is copied in a thread
@@ -282,6 +283,27 @@ async def test_listeners_do_not_hold_the_writer_up(outdir):
             await backend.aclose()
         assert backend.status.state is State.CLOSED
         assert [(await anext(updates, None)) for updates in lost_interest] == [None] * 30
+
+
+async def test_a_sleeping_writer_is_woken_once(outdir, monkeypatch):
+    """Of many epochs that come before it is awake only the first one wakes it; what is asked for later does so again."""
+    woken = []
+    rouse = Writer._rouse
+    monkeypatch.setattr(Writer, "_rouse", lambda writer: (woken.append(writer), rouse(writer)))
+    is_free = threading.Event()
+    async with AsyncBackend(outdir=outdir, inmem_epochs=100) as backend:
+        writer = backend._service._writer
+        await seen(lambda: writer._sleeps)
+        woken.clear()
+        writer.later(is_free.wait)  # the I/O thread, in which it is woken
+        for i in range(10):
+            backend.ingest_nowait(epoch_dict(3 * i, 3))
+        is_free.set()
+        await seen(lambda: writer._sleeps)
+        assert woken == [writer]
+        await backend.flush()
+        assert backend.status.epochs_on_disk == 10
+        assert len(woken) > 1
 
 
 async def test_a_listener_ends_when_the_run_is_closed_just_now(outdir, monkeypatch):

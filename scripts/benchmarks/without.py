@@ -39,17 +39,24 @@ def _no_early_writeback() -> None:
     epochfile._WORTH_PUSHING = 1 << 62
 
 
+def _one_by_one() -> None:
+    from posterity import files
+
+    files.most_together = lambda _layout: 0
+
+
 def _no_templates() -> None:
     from posterity import hdf5, layout, lookup3
 
-    template = layout.Layout._template
+    template = layout.Layout.template
 
     def made_anew(self: layout.Layout, base: int, run_id: bytes, generation: int) -> bytes:
         self._templates.clear()
         return template(self, base, run_id, generation)
 
-    layout.Layout._template = made_anew  # type: ignore[method-assign]
+    layout.Layout.template = made_anew  # type: ignore[method-assign]
     hdf5.checksum = layout.checksum = lookup3.worked_out
+    _one_by_one()  # what is laid out together keeps templates of its own
 
 
 def _always_checked() -> None:
@@ -71,6 +78,7 @@ OPTIMISATIONS: dict[str, Callable[[], None]] = {
     "partial reads": _whole_arrays,
     "early write-back": _no_early_writeback,
     "templates of headers": _no_templates,
+    "epochs laid out together": _one_by_one,
     "recognised epochs": _always_checked,
     "shared syncs": _synced_one_by_one,
 }

@@ -127,7 +127,10 @@ def _jexplore(folder: Path, made: dict, n: int, epochs_per_file: int) -> float:
     return taken / n
 
 
-@row("epochs of 1 kB", without=("templates of headers", "recognised epochs", "shared syncs"))
+@row(
+    "epochs of 1 kB",
+    without=("templates of headers", "epochs laid out together", "recognised epochs", "shared syncs"),
+)
 def tiny(bench: Bench) -> list[Figure]:
     """Sustained, flushed at the end, against jexplore; both as they come, jexplore without any sync."""
     only_p = {"samples": {"p": epochs.samples(1000, nchain=4, dim=3)}}

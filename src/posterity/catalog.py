@@ -7,7 +7,9 @@ Up the stream: `recovery` and `store` apply records. Down the stream: `snapshot`
 
 import errno
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from typing import cast
 
 import msgspec
 
@@ -76,18 +78,22 @@ class Catalog:
         self.nrecords = 0
         self._raise_burn(began.burn, began.asked_burn)
 
-    def apply(self, record: AnyRecord) -> None:  # noqa: C901  # a case for each kind of record
-        """Take in one record.
+    def apply(self, *records: AnyRecord) -> None:
+        """Take in records that came one after the other. Of epochs that follow each other it costs little.
 
         Raises:
-            Damaged: it contradicts what came before.
+            Damaged: they contradict each other, or what came before.
         """
-        self.nrecords += 1
+        for are_epochs, group in groupby(records, lambda record: isinstance(record, (Stored, Passed))):
+            if are_epochs:
+                self._add(cast("list[Stored | Passed]", list(group)))
+            else:
+                for record in group:
+                    self._apply(record)
+        self.nrecords += len(records)
+
+    def _apply(self, record: AnyRecord) -> None:
         match record:
-            case Stored():
-                self._add(record.index, record.first, record.nsamples, record.nbytes, record.place)
-            case Passed():
-                self._add(record.index, record.first, record.nsamples, 0, None)
             case Described():
                 self.spec_ids[record.spec] = len(self.specs)
                 self.specs.append(record.spec)
@@ -107,19 +113,31 @@ class Catalog:
             case Began():
                 raise Damaged("the journal starts a run within a run")
 
-    def _add(self, index: int, first: int, nsamples: int, nbytes: int, place: Place | None) -> None:
-        if index != len(self._entries) or first != self.nsamples:
-            raise Damaged(f"the journal has epoch {index} at sample {first} where epoch {len(self._entries)} belongs")
-        if place is not None:
-            self._check(place, nsamples)
-            self._claims.add(index, place)
-            self.filling.add(place.number)
-        last = self._entries[-1] if self._entries else None
-        self._entries = self._entries.appended(next_entry(last, nsamples, nbytes))
-        self.places.append(place)
-        self._cuts.append(nsamples if place is None else place.cut)
+    def _add(self, records: Sequence[Stored | Passed]) -> None:
+        """Take in epochs that follow each other."""
+        start = len(self._entries)
+        last = self._entries[-1] if start else None
+        entries: list[Entry] = []
+        places: list[Place | None] = []
+        for index, record in enumerate(records, start):
+            if record.index != index or record.first != (0 if last is None else last.stop):
+                raise Damaged(
+                    f"the journal has epoch {record.index} at sample {record.first} where epoch {index} belongs"
+                )
+            place, nbytes = (record.place, record.nbytes) if isinstance(record, Stored) else (None, 0)
+            if place is not None:
+                self._check(place, record.nsamples)
+            last = next_entry(last, record.nsamples, nbytes)
+            entries.append(last)
+            places.append(place)
+        self._claims.add(start, places)
+        cuts = [entry.nsamples if place is None else place.cut for entry, place in zip(entries, places, strict=True)]
+        self.filling |= {place.number for place in places if place is not None}
+        self.places += places
+        self._entries = self._entries.extended(entries)
+        self._cuts += cuts
         if self._shown_cuts is not None:
-            self._shown_cuts = self._shown_cuts.appended(self._cuts[-1])
+            self._shown_cuts = self._shown_cuts.extended(cuts)
 
     def _check(self, place: Place, nsamples: int) -> None:
         if place.layout >= len(self.specs) or len(place.sums) % 8 or place.cut >= nsamples:
@@ -306,13 +324,14 @@ def replayed(records: Iterable[AnyRecord], catalog: Catalog | None = None) -> Ca
     Raises:
         Damaged: the records contradict each other.
     """
-    for record in records:
-        if isinstance(record, Began):
-            catalog = _begun(record, catalog)
+    for begins, group in groupby(records, lambda record: isinstance(record, Began)):
+        if begins:
+            for record in group:
+                catalog = _begun(cast("Began", record), catalog)
         elif catalog is None:
             raise Damaged("the journal doesn't begin with the beginning of a run")
         else:
-            catalog.apply(record)
+            catalog.apply(*group)
     if catalog is None:
         raise Damaged("the journal is empty")
     catalog.check_whole()

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from .errors import Damaged
 from .journal import Grouped, Place, Published, Rewritten
-from .registry import Series, span_of
+from .registry import FileSpan, Series, span_of
 
 
 class _Filed:
@@ -51,24 +51,36 @@ class Claims:
             raise Damaged(f"the journal groups epochs anew that have their files already: {record}")
         self.series = [*kept, Series(record.start, record.number, record.epochs_per_file)]
 
-    def add(self, index: int, place: Place) -> None:
-        """An epoch is in the file that it belongs to, behind the others there."""
-        number = place.number
-        if not self._belongs(index, number):
-            raise Damaged(f"the journal has epoch {index} in file {number}, which it doesn't belong to")
-        file = self._files.get(number)
-        if file is None or not file.nepochs:
-            rewrite = self.rewrites.get(number, 0)
-            file = self._files[number] = _Filed(max(place.rewrite, rewrite))
-            if file.rewrite > rewrite:
-                self._owed.add(number)
-        if place.rewrite != file.rewrite or place.base <= file.base:
-            raise Damaged(f"the journal has epoch {index} in file {number} where it can't be: {place}")
-        file.nepochs, file.last, file.base = file.nepochs + 1, index, place.base
+    def add(self, start: int, places: Sequence[Place | None]) -> None:
+        """Epochs from `start` on are in the files that they belong to, behind the others there; or in none."""
+        span: FileSpan | None = None
+        for index, place in enumerate(places, start):
+            if place is None:
+                continue
+            number = place.number
+            if span is None or index >= span.stop:
+                span = self._span_of(index)
+            if span is None or span.number != number:
+                raise Damaged(f"the journal has epoch {index} in file {number}, which it doesn't belong to")
+            file = self._files.get(number)
+            if file is None or not file.nepochs:
+                file = self._begun(place)
+            if place.rewrite != file.rewrite or place.base <= file.base:
+                raise Damaged(f"the journal has epoch {index} in file {number} where it can't be: {place}")
+            file.nepochs, file.last, file.base = file.nepochs + 1, index, place.base
 
-    def _belongs(self, index: int, number: int) -> bool:
+    def _begun(self, place: Place) -> _Filed:
+        """A file that gets its first epoch."""
+        rewrite = self.rewrites.get(place.number, 0)
+        file = self._files[place.number] = _Filed(max(place.rewrite, rewrite))
+        if file.rewrite > rewrite:
+            self._owed.add(place.number)
+        return file
+
+    def _span_of(self, index: int) -> FileSpan | None:
+        """The file that an epoch belongs to; None if nothing was said of it."""
         is_grouped = bool(self.series) and self.series[0].start <= index
-        return is_grouped and span_of(self.series, index).number == number
+        return span_of(self.series, index) if is_grouped else None
 
     def rewrite(self, record: Rewritten, old: Sequence[Place | None]) -> None:
         """A file was written anew, with no more than it had. `old`: the places of the record's epochs until now."""
@@ -94,12 +106,13 @@ class Claims:
                 continue
             if before is None or place.cut < before.cut or place.rewrite != record.rewrite:
                 raise Damaged(f"the journal has more of epoch {index} in file {number} than there was, or elsewhere")
-            self.add(index, place)
+            self.add(index, [place])
 
     def publish(self, record: Published) -> None:
         """A file is complete, with all that it has."""
         number, stop = record.number, record.stop
-        if number and not (stop and self._belongs(stop - 1, number)):
+        span = self._span_of(stop - 1) if stop else None
+        if number and (span is None or span.number != number):
             raise Damaged(f"the journal has file {number} end before epoch {stop}, which is in another one")
         file = self._files.get(number)
         if file is not None and file.nepochs and file.last >= stop:

@@ -126,6 +126,8 @@ class Held:
 
     def arrays(self) -> list[Array]:
         """The arrays; those on a device are fetched."""
+        if self.is_fetched:
+            return cast("list[Array]", self._leaves.copy())
         return [self.array(i) for i in range(len(self._leaves))]
 
     def array(self, i: int) -> Array:

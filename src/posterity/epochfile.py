@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import xxhash
 
 from . import hdf5
+from .alike import Numbers, encode_alike
 from .chunks import Note
 from .disk import Buffer, Disk, is_full
 from .epochreader import FileHead, Reader, encode_head, encode_root
@@ -118,6 +119,23 @@ class EpochFile:
         if self.end - self._written >= _WORTH_WRITING:
             self.flush()
         return region
+
+    def append_alike(self, first: Stamp, layout: Layout, epochs: Sequence[Sequence[Array]]) -> tuple[range, Numbers]:
+        """Add epochs of one layout that follow each other, as `append` does; see `alike`. `first`: the first's stamp.
+
+        Returns:
+            Where the region of each begins, and the checksums of its arrays.
+        """
+        base, n, size = align(self.end, layout.align), len(epochs), layout.size
+        memory, sums = encode_alike(layout, base, first, epochs)
+        self._waiting += [bytes(base - self.end), memory]
+        bases = range(base, base + n * size, size)
+        groups = range(base + layout.group_at, bases.stop + layout.group_at, size)
+        self.groups.update(zip(range(first.epoch, first.epoch + n), groups, strict=True))
+        self.end = bases.stop
+        if self.end - self._written >= _WORTH_WRITING:
+            self.flush()
+        return bases, sums
 
     def _append_large(self, base: int, stamp: Stamp, layout: Layout, arrays: Sequence[Array]) -> Region:
         """Add an epoch slab by slab, its head at last: while the disk takes one slab, the next one is checked.

@@ -10,8 +10,11 @@ import contextlib
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from itertools import groupby
 from typing import NamedTuple
 
+from .alike import WORTH_IT, most_together
 from .auto import can_choose, choose
 from .catalog import Catalog, filling_name, is_there, open_place, pack_sums, rewrite_name
 from .chores import Chore
@@ -98,24 +101,54 @@ class Files:
         is_new = needs_file and self._open_file(action.file)
         if is_new and self._file is not None and self._file.head.rewrite:
             records.append(Rewritten(self._file.head.number, self._file.head.rewrite, 0, True, []))
-        for part in action.parts:
-            entry = part.entry
-            if part.is_empty:
-                records.append(Passed(entry.index, entry.first, entry.nsamples))
-                continue
-            epoch = held[entry.index]
-            layout, arrays = cut_samples(epoch.layout, epoch.arrays(), part.cut)
-            assert self._file is not None
-            if self._file.takes_packed:
-                layout = self._packed(layout, arrays)
-            stamp = self._stamp(entry, part.cut)
-            region = self._file.append(stamp, layout, arrays)
-            place = self._place(self._file, part.cut, region, records, specs)
-            records.append(Stored(entry.index, entry.first, entry.nsamples, region.size, place))
+        for layout, parts in _batches(action.parts, held):
+            if layout is not None:
+                self._add_alike(layout, parts, held, records, specs)
+            else:
+                for part in parts:
+                    self._add(part, held, records, specs)
         if needs_file and action.publishes and self._file is not None:
             self._file.seal(self._catalog.annotation)
             self._file.push()
         return is_new
+
+    def _add(self, part: Part, held: Mapping[int, Held], records: list[AnyRecord], specs: dict[bytes, int]) -> None:
+        """Add an epoch to the file that is open, if any of it is left."""
+        entry = part.entry
+        if part.is_empty:
+            records.append(Passed(entry.index, entry.first, entry.nsamples))
+            return
+        epoch = held[entry.index]
+        layout, arrays = cut_samples(epoch.layout, epoch.arrays(), part.cut)
+        assert self._file is not None
+        if self._file.takes_packed:
+            layout = self._packed(layout, arrays)
+        stamp = self._stamp(entry, part.cut)
+        region = self._file.append(stamp, layout, arrays)
+        place = self._place(self._file, part.cut, region, records, specs)
+        records.append(Stored(entry.index, entry.first, entry.nsamples, region.size, place))
+
+    def _add_alike(
+        self,
+        layout: Layout,
+        parts: Sequence[Part],
+        held: Mapping[int, Held],
+        records: list[AnyRecord],
+        specs: dict[bytes, int],
+    ) -> None:
+        """As `_add`, for whole epochs of one layout that follow each other."""
+        assert self._file is not None
+        head, first = self._file.head, parts[0].entry
+        epochs = [held[part.entry.index].arrays() for part in parts]
+        bases, sums = self._file.append_alike(self._stamp(first, 0), layout, epochs)
+        spec_id = self._spec_id(layout.spec, records, specs)
+        packed = sums.tobytes()
+        width, size = len(packed) // len(parts), layout.size
+        for i, (part, base) in enumerate(zip(parts, bases, strict=True)):
+            entry = part.entry
+            place = Place(head.number, head.rewrite, base, 0, spec_id, packed[i * width : (i + 1) * width])
+            records.append(Stored(entry.index, entry.first, entry.nsamples, size, place))
+        self.bytes_written += size * len(parts)
 
     def _needs_file(self, action: WriteEpochs) -> bool:
         """Whether something is to be added to the file, or it is to be sealed."""
@@ -138,12 +171,16 @@ class Files:
     ) -> Place:
         """The place of an epoch that was added to a file. `specs`: layouts not yet journaled."""
         self.bytes_written += region.size
-        spec = region.layout.spec
+        spec_id = self._spec_id(region.layout.spec, records, specs)
+        return Place(file.head.number, file.head.rewrite, region.base, cut, spec_id, pack_sums(region.sums))
+
+    def _spec_id(self, spec: bytes, records: list[AnyRecord], specs: dict[bytes, int]) -> int:
+        """The number of a layout; it is described if the journal doesn't know it."""
         spec_id = self._catalog.spec_ids.get(spec, specs.get(spec))
         if spec_id is None:
             spec_id = specs[spec] = len(self._catalog.specs) + len(specs)
             records.append(Described(spec))
-        return Place(file.head.number, file.head.rewrite, region.base, cut, spec_id, pack_sums(region.sums))
+        return spec_id
 
     def _open_file(self, span: FileSpan) -> bool:
         """Have the file open that epochs of `span` go to; returns whether its name is new in the folder."""
@@ -352,3 +389,23 @@ class Files:
         if self._file is not None:
             file, self._file = self._file, None
             file.close()
+
+
+def _batches(parts: Sequence[Part], held: Mapping[int, Held]) -> Iterator[tuple[Layout | None, list[Part]]]:
+    """Neighbouring parts that are to be added together, with their layout; or, with none, one by one."""
+    for layout, neighbours in groupby(parts, partial(_layout_of_whole, held)):
+        alike = list(neighbours)
+        if layout is None or len(alike) < WORTH_IT:
+            yield None, alike
+            continue
+        most = most_together(layout)
+        for start in range(0, len(alike), most):
+            yield layout, alike[start : start + most]
+
+
+def _layout_of_whole(held: Mapping[int, Held], part: Part) -> Layout | None:
+    """The layout of an epoch that may be added together with others like it: nothing of it is cut, or packed."""
+    if part.cut:
+        return None
+    layout = held[part.entry.index].layout
+    return layout if most_together(layout) else None

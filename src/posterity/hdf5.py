@@ -33,6 +33,7 @@ _DATASPACE, _LINK_INFO, _DATATYPE, _FILL, _LINK, _LAYOUT, _GROUP_INFO = 1, 2, 3,
 _FILTERS, _ATTRIBUTE = 11, 12
 _PREFIX = struct.Struct("<4sBBI")
 _MESSAGE = struct.Struct("<BHB")
+_LINK_HEAD, _ADDRESS = struct.Struct("<BHBBBBH"), struct.Struct("<Q")
 _ATTRIBUTE_HEAD = struct.Struct("<BBHHHB")
 _INDEX_HEADER = struct.Struct("<4sBBBBQQ")
 _INDEX_BLOCK = struct.Struct("<4sBBQ")
@@ -57,7 +58,7 @@ def group(links: Iterable[tuple[str, int]], attributes: bytes = b"") -> bytes:
     messages = [
         _message(_LINK_INFO, struct.pack("<BBQQ", 0, 0, UNDEFINED, UNDEFINED)),
         _message(_GROUP_INFO, b"\0\0"),
-        *(_message(_LINK, _link(name, address)) for name, address in links),
+        *(_link(name, address) for name, address in links),
         attributes,
     ]
     body = b"".join(messages)
@@ -97,7 +98,7 @@ def with_checksum(header: bytes) -> bytes:
 
 def group_size(names: Iterable[str], attributes: int = 0) -> int:
     """The size of `group`'s result, known before the addresses are."""
-    return _PREFIX.size + 22 + 6 + sum(4 + len(_link(name, 0)) for name in names) + attributes + 4
+    return _PREFIX.size + 22 + 6 + sum(len(_link(name, 0)) for name in names) + attributes + 4
 
 
 def text_attribute(name: str, text: str) -> bytes:
@@ -265,9 +266,10 @@ def _pipeline(filters: Sequence[tuple[int, int]]) -> bytes:
 
 
 def _link(name: str, address: int) -> bytes:
-    """A hard link: two bytes for the name's length, and the name is UTF-8."""
+    """The message of a hard link: two bytes for the name's length, and the name is UTF-8."""
     encoded = name.encode()
-    return struct.pack("<BBBH", 1, 0x11, 1, len(encoded)) + encoded + struct.pack("<Q", address)
+    n = len(encoded)
+    return _LINK_HEAD.pack(_LINK, n + 13, 0, 1, 0x11, 1, n) + encoded + _ADDRESS.pack(address)
 
 
 def _attribute(name: str, kind: bytes, data: bytes) -> bytes:

@@ -18,8 +18,8 @@ from .tree import Array, Item, Leaf, flatten_part
 
 _MOST_KINDS = 4
 _ARRAY, _DICT, _SAME, _NUMBER, _OTHER = range(5)
-_Step: TypeAlias = tuple[str, type, int, Any, Any]  # a name, the type of its value, what to do, with what
-_Pattern: TypeAlias = tuple[_Step, ...]
+_Step: TypeAlias = tuple[type, int, Any, Any]  # of a value: its type, what to do, with what
+_Pattern: TypeAlias = tuple[tuple[str, ...], tuple[_Step, ...]]  # the names in a dict, and their values
 _NUMBERS: dict[type, type[np.generic]] = {bool: np.bool_, float: np.float64, complex: np.complex128}
 
 
@@ -87,10 +87,11 @@ class Kinds:
 
 def _collect(members: dict[str, object], pattern: _Pattern, leaves: list[Leaf]) -> bool:
     """Whether a dict is built as the pattern says; its arrays are appended."""
-    if len(members) != len(pattern):
+    names, steps = pattern
+    if tuple(members) != names:
         return False
-    for (name, given), (known, kind, what, first, second) in zip(members.items(), pattern, strict=True):
-        if type(given) is not kind or name != known:
+    for given, (kind, what, first, second) in zip(members.values(), steps, strict=True):
+        if type(given) is not kind:
             return False
         value: Any = given
         if what == _ARRAY:
@@ -132,27 +133,27 @@ class _Learning:
 
     def members(self, group: dict[str, object]) -> _Pattern:
         """The pattern of a dict."""
-        return tuple(self._step(name, value) for name, value in group.items())
+        return tuple(group), tuple(self._step(value) for value in group.values())
 
-    def _step(self, name: str, value: object) -> _Step:
+    def _step(self, value: object) -> _Step:
         first, leaf = self._at, self._leaf
         item = self._items[first]
         kind = type(value)
         self._at += 1
         if kind is dict:
             group: Any = value
-            return name, kind, _DICT, self.members(group), None
+            return kind, _DICT, self.members(group), None
         while self._at < len(self._items) and self._items[self._at].path.startswith(f"{item.path}/"):
             self._at += 1
         self._leaf += sum(part.is_array for part in self._items[first : self._at])
         if item.is_array and self._leaves[leaf] is value:
             array: Any = value
-            return name, kind, _ARRAY, array.shape, array.dtype
+            return kind, _ARRAY, array.shape, array.dtype
         if kind in (str, bytes, type(None)):
-            return name, kind, _SAME, value, [_frozen(part) for part in self._leaves[leaf : self._leaf]]
+            return kind, _SAME, value, [_frozen(part) for part in self._leaves[leaf : self._leaf]]
         if kind in _NUMBERS:
-            return name, kind, _NUMBER, _NUMBERS[kind], None
-        return name, kind, _OTHER, list(self._items[first : self._at]), None
+            return kind, _NUMBER, _NUMBERS[kind], None
+        return kind, _OTHER, list(self._items[first : self._at]), None
 
 
 def _frozen(leaf: Leaf) -> Array:

@@ -43,6 +43,8 @@ MAX_ITEMS = 1_000_000
 _TOO_LARGE = 1 << 60
 FRAME_MAGIC = b"POSTepch"
 _FRAME = struct.Struct("<8sIIIIQQQQQQ16s")
+COUNTS_AT = 24  # where in a frame that begins which differs between equal epochs
+_COUNTS = struct.Struct("<QQQQQ")
 _HASH = struct.Struct("<Q")
 _CHECK, _NUMBER = struct.Struct("<I"), struct.Struct("<Q")
 _STAMPED = ("index", "first", "nsamples", "burned")
@@ -116,7 +118,7 @@ class Layout:
         self._place_data()
         self.by_path = {item.path: i for i, item in enumerate(self.leaves)}
         starts = [self._places[item.path] for item in self.leaves]
-        self._spans = [(at, at + header.size) for at, header in zip(starts, self._headers, strict=True)]
+        self.spans = [(at, at + header.size) for at, header in zip(starts, self._headers, strict=True)]
         self._templates: dict[tuple[int, bytes, int], bytes] = {}
 
     def _cut(self, packed: _PackedSpec) -> None:
@@ -159,7 +161,7 @@ class Layout:
         names = [member.rpartition("/")[2] for member in self._members[""]]
         stamp_end = self.group_at + hdf5.group_size(names, len(self._group_attributes("", EMPTY_STAMP))) - 4
         lengths = [len(hdf5.number_attribute(name, 0)) for name in _STAMPED]
-        self._stamp_at = [stamp_end - sum(lengths[i + 1 :]) - 8 for i in range(len(_STAMPED))]
+        self.stamp_at = [stamp_end - sum(lengths[i + 1 :]) - 8 for i in range(len(_STAMPED))]
 
     def _place_data(self) -> None:
         """The index of chunks first, then the small arrays; each array's checks of its size are done here, once."""
@@ -182,17 +184,9 @@ class Layout:
         self.size = align(end, 8)  # without chunks; they come from here on
 
     def _group_attributes(self, path: str, stamp: "Stamp") -> bytes:
-        item = self._groups[path]
         if path:
-            return _item_attributes(item)
-        return b"".join(
-            [
-                hdf5.text_attribute("posterity_run", stamp.run_id.hex()),
-                hdf5.number_attribute("posterity_format", PACKED_VERSION if self.grids else FORMAT_VERSION),
-                hdf5.number_attribute("generation", stamp.generation),
-                *(hdf5.number_attribute(name, 0) for name in _STAMPED),  # they are filled in, the last of them
-            ]
-        )
+            return _item_attributes(self._groups[path])
+        return _epoch_attributes(stamp.run_id, stamp.generation, PACKED_VERSION if self.grids else FORMAT_VERSION)
 
     def encode_head(
         self, base: int, stamp: "Stamp", arrays: Sequence[Array], sums: Sequence[int], index: bytes = b""
@@ -201,20 +195,17 @@ class Layout:
 
         `index`: of the chunks, where there are some; of the packed `arrays` nothing is needed.
         """
-        head = bytearray(self._template(base, stamp.run_id, stamp.generation))
+        head = bytearray(self.template(base, stamp.run_id, stamp.generation))
         size = Region(base, self, tuple(sums)).size
-        _FRAME.pack_into(
-            head, 0, FRAME_MAGIC, self.frame_size, len(self.spec), len(sums), stamp.generation, size,
-            stamp.epoch, stamp.first, stamp.nsamples, stamp.cut, base, stamp.run_id,
-        )  # fmt: skip
+        _COUNTS.pack_into(head, COUNTS_AT, size, stamp.epoch, stamp.first, stamp.nsamples, stamp.cut)
         struct.pack_into(f"<{len(sums)}Q", head, _FRAME.size + len(self.spec), *sums)
         with memoryview(head) as view:
             _HASH.pack_into(head, self.frame_size - 8, data_sum(view[: self.frame_size - 8]))
-        for (at, end), array_sum in zip(self._spans, sums, strict=False):
+        for (at, end), array_sum in zip(self.spans, sums, strict=False):
             _NUMBER.pack_into(head, end - 12, array_sum)
             _CHECK.pack_into(head, end - 4, checksum(bytes(head[at : end - 4])))
-        at, end = self.group_at, self._stamp_at[-1] + 8
-        for number_at, number in zip(self._stamp_at, stamp[2:], strict=True):
+        at, end = self.group_at, self.stamp_at[-1] + 8
+        for number_at, number in zip(self.stamp_at, stamp[2:], strict=True):
             _NUMBER.pack_into(head, number_at, number)
         _CHECK.pack_into(head, end, checksum(bytes(head[at:end])))
         head[self.index_at : self.index_at + len(index)] = index
@@ -247,12 +238,16 @@ class Layout:
         most = sum(grid.nbytes for grid in self.grids.values()) // MOST_PACKED
         return align(self.size + max(nbytes, most), 8)
 
-    def _template(self, base: int, run_id: bytes, generation: int) -> bytes:
+    def template(self, base: int, run_id: bytes, generation: int) -> bytes:
         """A head without what differs between equal epochs at the same place of their files. The latest are kept."""
         key = base, run_id, generation
         found = self._templates.get(key)
         if found is None:
             head = bytearray(self.small_size)
+            _FRAME.pack_into(
+                head, 0, FRAME_MAGIC, self.frame_size, len(self.spec), self.nsums, generation, 0, 0, 0, 0, 0,
+                base, run_id,
+            )  # fmt: skip
             head[_FRAME.size : _FRAME.size + len(self.spec)] = self.spec
             for i, (item, header) in enumerate(zip(self.leaves, self._headers, strict=True)):
                 at = self._places[item.path]
@@ -423,6 +418,19 @@ def _file_dtype(item: Item, dtype: np.dtype[np.generic]) -> np.dtype[np.generic]
     """The dtype that HDF5 is told of: text is UTF-8 there."""
     is_text = item.kind in ("str", "empty", "bigint") or item.kind.endswith((":str", ":text"))
     return hdf5.utf8_dtype(dtype.itemsize) if is_text else dtype
+
+
+@functools.lru_cache(maxsize=16)
+def _epoch_attributes(run_id: bytes, generation: int, version: int) -> bytes:
+    """What the group of an epoch says of it."""
+    return b"".join(
+        [
+            hdf5.text_attribute("posterity_run", run_id.hex()),
+            hdf5.number_attribute("posterity_format", version),
+            hdf5.number_attribute("generation", generation),
+            *(hdf5.number_attribute(name, 0) for name in _STAMPED),  # they are filled in, the last of them
+        ]
+    )
 
 
 def _item_attributes(item: Item) -> bytes:

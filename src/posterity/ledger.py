@@ -84,6 +84,7 @@ class Ledger:
         self._is_silent = False
         self._before_closing: list[Callable[[], None]] = []
         self._nfetched = 0
+        self._are_all_fetched = True
         self._never_comes: Exception | None = None
         self.waited_s = 0.0
         self.asked = 0  # how often somebody asked for something to be written, and waits for it
@@ -245,6 +246,7 @@ class Ledger:
         known = self._registry if self._is_told else self._described(epoch)
         registry = admit(known, kind.nsamples, kind.nbytes, held.device_nbytes)
         self._shelf.held[index] = held
+        self._are_all_fetched &= held.is_fetched
         self._is_told = True
         self._fit.take(kind)
         self._registry = registry  # the one step: a Ctrl-C before it changes nothing, one after it loses nothing
@@ -318,7 +320,7 @@ class Ledger:
             self._shelf = Shelf(None)
             self._fit, self._is_told = Fit(), False
             self._demand = Demand()
-            self._nfetched, self._never_comes = 0, None
+            self._nfetched, self._are_all_fetched, self._never_comes = 0, True, None
             self._is_tidy = not self._is_on_disk
             self._grant()
             self._bells.ring()
@@ -460,15 +462,19 @@ class Ledger:
     def _count_fetched(self) -> int:
         """Epochs before this one are in memory or on disk."""
         registry, held = self._registry, self._shelf.held
+        if self._are_all_fetched:
+            return registry.next_index
         n = max(self._nfetched, registry.nwritten)
         while n < registry.next_index and held[n].is_fetched:
             n += 1
-        self._nfetched = n
+        self._nfetched, self._are_all_fetched = n, n == registry.next_index
         return n
 
     @property
     def has_unfetched(self) -> bool:
         """Whether an epoch is to be fetched from its device."""
+        if self._are_all_fetched:
+            return False
         with self._lock:
             return self._never_comes is None and self._count_fetched() < self._registry.next_index
 

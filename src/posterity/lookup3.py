@@ -10,9 +10,16 @@ Down the stream: `hdf5` and `layout` put it at the end of each header.
 import ctypes
 import struct
 from collections.abc import Callable
+from itertools import repeat
+from typing import TYPE_CHECKING, TypeAlias
 
 import h5py
+import numpy as np
 
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+Rows: TypeAlias = "npt.NDArray[np.uint8]"  # contiguous
 _MASK = 0xFFFFFFFF
 
 
@@ -48,20 +55,36 @@ def worked_out(data: bytes) -> int:
     return ((c ^ b) - (b << 24 & _MASK | b >> 8)) & _MASK
 
 
-def _find() -> Callable[[bytes], int]:
-    """libhdf5's function, if this h5py has it, and it gives what it should; otherwise ours."""
+def _worked_out_of_each(rows: Rows, start: int, end: int) -> list[int]:
+    return [worked_out(row[start:end].tobytes()) for row in rows]
+
+
+def _find() -> tuple[Callable[[bytes], int], Callable[[Rows, int, int], list[int]]]:
+    """libhdf5's function, if this h5py has it, and it gives what it should; otherwise ours. And the same for rows.
+
+    Its arguments are made ready here: `argtypes` would do that anew at each call, which takes longer than the call.
+    """
     try:
-        found = ctypes.PyDLL(h5py.h5.__file__).H5_checksum_lookup3  # with the GIL: to let go of it takes longer
+        theirs = ctypes.PyDLL(h5py.h5.__file__).H5_checksum_lookup3  # with the GIL: to let go of it takes longer
     except (AttributeError, OSError):
-        return worked_out
-    found.restype, found.argtypes = ctypes.c_uint32, (ctypes.c_char_p, ctypes.c_size_t, ctypes.c_uint32)
-    theirs: Callable[[bytes, int, int], int] = found
+        return worked_out, _worked_out_of_each
+    theirs.restype = ctypes.c_uint32
+    pointer, size, initial = ctypes.c_void_p.from_param, ctypes.c_size_t.from_param, ctypes.c_uint32.from_param(0)
 
     def called(data: bytes) -> int:
-        return theirs(data, len(data), 0)
+        found: int = theirs(data, size(len(data)), initial)
+        return found
+
+    def called_for_each(rows: Rows, start: int, end: int) -> list[int]:
+        n, step = rows.shape
+        address = rows.ctypes.data + start
+        addresses = map(pointer, range(address, address + n * step, step))
+        return list(map(theirs, addresses, repeat(size(end - start)), repeat(initial)))
 
     tries = [bytes(range(n)) for n in (1, 11, 12, 13, 24, 25, 200)]
-    return called if [called(data) for data in tries] == [worked_out(data) for data in tries] else worked_out
+    if [called(data) for data in tries] != [worked_out(data) for data in tries]:
+        return worked_out, _worked_out_of_each
+    return called, called_for_each
 
 
-checksum = _find()
+checksum, checksums = _find()  # of some bytes; and of those from one column to another, for each row

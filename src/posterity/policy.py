@@ -11,6 +11,8 @@ The rules, in words:
 Up the stream: `registry` is what is looked at. Down the stream: `store` does what the actions say and decides nothing.
 """
 
+from bisect import bisect_right
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import msgspec
@@ -174,8 +176,12 @@ def write_target(registry: Registry, inmem_epochs: int, demand: Demand) -> int:
 
 def pending(registry: Registry, inmem_epochs: int) -> tuple[int, int]:
     """Epochs and bytes that belong on disk by the rules and aren't there yet: what is in the mailbox."""
-    start, stop = registry.nwritten, max(registry.nwritten, registry.next_index - inmem_epochs)
-    return stop - start, registry.bytes_before(stop) - registry.bytes_before(start)
+    entries, start = registry.entries, registry.nwritten
+    stop = len(entries) - inmem_epochs
+    if stop <= start:
+        return 0, 0
+    last = entries[stop - 1]
+    return stop - start, last.before + last.nbytes - entries[start].before
 
 
 def memory_floor(registry: Registry, inmem_epochs: int) -> int:
@@ -220,7 +226,7 @@ def _writes(registry: Registry, target: int, unread: int, batch_bytes: int) -> l
     while index < stop:
         file = registry.file_of(index)
         end = min(file.stop, stop)
-        parts = tuple(_part(entry, unread, is_newest=entry.index == stop - 1) for entry in registry.entries[index:end])
+        parts = _parts(registry.entries[index:end], unread, has_newest=end == stop)
         actions.append(WriteEpochs(file, parts, publishes=end == file.stop))
         index = end
     return actions
@@ -228,11 +234,18 @@ def _writes(registry: Registry, target: int, unread: int, batch_bytes: int) -> l
 
 def _batch_stop(registry: Registry, target: int, batch_bytes: int) -> int:
     """At least one epoch, and as many as fit into a batch."""
-    stop, nbytes = registry.nwritten, 0
-    while stop < target and (nbytes == 0 or nbytes + registry.entries[stop].nbytes <= batch_bytes):
-        nbytes += max(1, registry.entries[stop].nbytes)
-        stop += 1
-    return stop
+    start = registry.nwritten
+    most = registry.bytes_before(start) + batch_bytes
+    stop = bisect_right(registry.entries, most, start, target, key=lambda entry: entry.before + entry.nbytes)
+    return max(stop, min(start + 1, target))
+
+
+def _parts(entries: Sequence[Entry], burn: int, *, has_newest: bool) -> tuple[Part, ...]:
+    """What of some epochs goes to their file. `has_newest`: the last of them is the newest on disk."""
+    if burn <= entries[0].first:
+        return tuple([Part(entry, 0) for entry in entries])
+    newest = entries[-1].index if has_newest else -1
+    return tuple(_part(entry, burn, is_newest=entry.index == newest) for entry in entries)
 
 
 def _part(entry: Entry, burn: int, *, is_newest: bool) -> Part:

@@ -261,8 +261,7 @@ class Store:
         except OSError:
             self._files.distrust(change)
             raise
-        for record in change.records:
-            self.catalog.apply(record)
+        self.catalog.apply(*change.records)
         self._chores.add(change.chores)
 
     def _commit_files(self, change: Change) -> None:

@@ -118,6 +118,7 @@ class Writer(EndListener):
     def _nudge(self) -> None:
         """Called at each change, in any thread, under the ledger's lock; costs nothing while the writer is at work."""
         if self._sleeps:
+            self._sleeps = False  # it looks at all that changed once it is awake
             self._io.put(self._rouse)
 
     def _rouse(self) -> None:
