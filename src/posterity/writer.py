@@ -118,8 +118,13 @@ class Writer(EndListener):
     def _nudge(self) -> None:
         """Called at each change, in any thread, under the ledger's lock; costs nothing while the writer is at work."""
         if self._sleeps:
-            self._sleeps = False  # it looks at all that changed once it is awake
             self._io.put(self._rouse)
+            self._sleeps = False  # once is enough; and after the call: an interrupt between the two loses nothing
+
+    def _note_asleep(self) -> bool:
+        """Under the ledger's lock, so that no nudge is half done."""
+        self._sleeps = True
+        return True
 
     def _rouse(self) -> None:
         """In the I/O thread, idle then: to wake a loop is to let go of the GIL, and a sampler waits to have it back."""
@@ -170,7 +175,7 @@ class Writer(EndListener):
         """Until something changes, or for a while; in between, show that the writer lives."""
         assert self._wake is not None
         self._wake.clear()
-        self._sleeps = True
+        self._ledger.holds(self._note_asleep)
         if self._ledger.next_work() is None and self._ledger.never_comes is None and not self._is_done():
             with anyio.move_on_after(seconds):
                 await self._wake.wait()
@@ -185,7 +190,7 @@ class Writer(EndListener):
         with anyio.move_on_after(left):
             while True:
                 self._wake.clear()
-                self._sleeps = True
+                self._ledger.holds(self._note_asleep)
                 if self._ledger.asked > asked:
                     break
                 await self._wake.wait()
