@@ -28,7 +28,7 @@ def _run(folder: Path, nbytes: int, n: int) -> np.ndarray:
     return np.concatenate([made["samples"]["p"]] * n, axis=2)
 
 
-@row("all samples", without=("reading in parallel",))
+@row("all samples", without=("reading in parallel", "memory from a page on"))
 def whole(bench: Bench) -> list[Figure]:
     """`get_samples()` of all of p, cached by the system, against a copy of the result."""
     found = []

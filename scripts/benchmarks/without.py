@@ -33,6 +33,12 @@ def _whole_arrays() -> None:
     Reader._copy_slabs = Reader._copy_rows = read_all  # type: ignore[method-assign,assignment]
 
 
+def _anywhere() -> None:
+    from posterity import pages
+
+    pages._WORTH_ALIGNING = 1 << 62
+
+
 def _no_early_writeback() -> None:
     from posterity import epochfile
 
@@ -75,6 +81,7 @@ OPTIMISATIONS: dict[str, Callable[[], None]] = {
     "recycled buffers": _no_recycling,
     "references": _no_references,
     "reading in parallel": _one_core,
+    "memory from a page on": _anywhere,
     "partial reads": _whole_arrays,
     "early write-back": _no_early_writeback,
     "templates of headers": _no_templates,
