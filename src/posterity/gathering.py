@@ -187,7 +187,7 @@ class Gathering:
 
     @contextmanager
     def _worker(self) -> Iterator[Callable[[_Job], None]]:
-        """What does the jobs of one thread: it has an open file and memory of its own."""
+        """What does the jobs of one thread: it has open files and memory of its own."""
         scratch = Scratch()
         layout: Layout | None = None
         try:
