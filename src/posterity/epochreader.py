@@ -115,9 +115,10 @@ class _Place(NamedTuple):
 
     @property
     def is_worth_a_call(self) -> bool:
-        """Whether to have each row read by itself, without what nobody asked for, pays."""
-        wanted = self.row_bytes - self.skipped_bytes
-        return self.skipped_bytes >= _WORTH_SKIPPING or (self.thin == 1 and wanted >= LONG_ROW)
+        """Whether each row is read by itself: much of it is left out, or it is long and goes where it belongs."""
+        if self.row_bytes > _SLAB or self.skipped_bytes >= _WORTH_SKIPPING:
+            return True
+        return self.thin == 1 and self.row_bytes - self.skipped_bytes >= LONG_ROW
 
     def chosen(self, values: Array, column: int) -> tuple[Array, int]:
         """What is wanted of the samples from `column` on, and which column of the result comes first in it."""
@@ -393,7 +394,7 @@ class Reader:
             nrows = layout.nbytes[i] // place.row_bytes
             if self._copy_checked(place, nrows, rows, into, scratch) != region.sums[i]:
                 raise self._damaged(region, i, f"its {SUM_NAME} is another one")
-        elif place.row_bytes > _SLAB or place.is_worth_a_call:
+        elif place.is_worth_a_call:
             self._copy_rows(place, rows, into, scratch)
         else:
             self._copy_slabs(place, rows, into, scratch)
