@@ -14,6 +14,7 @@ from known import DIM, NCHAIN, epoch_dict, numbers, run_of
 from posterity import AsyncBackend, DefaultBackend, MailboxFull, State
 from posterity.aioreads import in_thread
 from posterity.disk import Disk
+from posterity.lock import HEARTBEAT_S
 from posterity.service import Service
 from posterity.writer import Writer
 
@@ -304,6 +305,25 @@ async def test_a_sleeping_writer_is_woken_once(outdir, monkeypatch):
         await backend.flush()
         assert backend.status.epochs_on_disk == 10
         assert len(woken) > 1
+
+
+async def test_a_wake_up_that_is_interrupted_is_made_up_for(outdir, monkeypatch):
+    """Ctrl-C just when a sleeping writer is to be woken: what comes next wakes it, long before it would look itself."""
+    async with AsyncBackend(outdir=outdir) as backend:
+        writer = backend._service._writer
+        await seen(lambda: writer._sleeps)
+        put = writer._io.put
+
+        def interrupted(_work):
+            monkeypatch.setattr(writer._io, "put", put)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(writer._io, "put", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            backend.ingest_nowait(epoch_dict(0, 3))
+        with anyio.fail_after(HEARTBEAT_S / 2):
+            await backend.ingest_nowait(epoch_dict(3, 3)).durable
+        assert backend.status.epochs_on_disk == 2
 
 
 async def test_a_listener_ends_when_the_run_is_closed_just_now(outdir, monkeypatch):
