@@ -131,7 +131,7 @@ def test_stats_are_left_out_when_they_are_not_wanted(save_stats):
     assert "stats" in data
 
 
-@pytest.mark.parametrize("epoch", [None, 3, "text", [1], samples, Epoch], ids=repr)
+@pytest.mark.parametrize("epoch", [None, 3, "text", [1], samples, Epoch])
 def test_what_is_no_epoch_is_refused(epoch):
     """What is neither a dict nor an object with `to_backend` is a TypeError that says what it is."""
     with pytest.raises(NotStorable, match="an epoch is a dict, or has to_backend"):

@@ -59,7 +59,6 @@ def names(found, name="p"):
         {"p": ["a", "b"]},
         {"p": AB},
     ],
-    ids=str,
 )
 def test_names_are_given_as_a_list_or_by_samples(given_parameters):
     """A list is of "p"; names and `Parameter`s may be mixed."""
