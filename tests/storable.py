@@ -6,7 +6,8 @@ from hypothesis.extra import numpy as hnp
 
 from posterity.disk import Disk
 from posterity.epochfile import EpochFile
-from posterity.epochreader import FileHead, Reader
+from posterity.epochreader import Reader
+from posterity.filehead import FileHead
 from posterity.layout import Stamp, encode_items, layout_of
 from posterity.tree import flatten, restore
 

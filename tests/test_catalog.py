@@ -18,8 +18,8 @@ from posterity.catalog import (
 )
 from posterity.disk import Disk
 from posterity.epochfile import EpochFile
-from posterity.epochreader import FileHead
 from posterity.errors import Damaged
+from posterity.filehead import FileHead
 from posterity.journal import (
     Began,
     Burned,

@@ -196,7 +196,7 @@ def test_who_does_not_know_compression_is_told(tmp_path, monkeypatch, without_me
     write(tmp_path, EPOCHS[2:], compression="gzip")
     assert [version_of(tmp_path / name) for name in ("epochs_1.h5", "epochs_2.h5", journal.NAME)] == [1, 2, 2]
     monkeypatch.setattr(journal, "VERSION", 1)
-    monkeypatch.setattr("posterity.epochreader.METADATA_VERSION", 1)
+    monkeypatch.setattr("posterity.filehead.METADATA_VERSION", 1)
     with pytest.raises(NewerFormat):
         open_run(tmp_path)
     with pytest.raises(NewerFormat):

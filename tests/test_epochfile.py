@@ -10,12 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import storable
-from posterity import epochfile, epochreader
+from posterity import epochfile, rowreader
 from posterity.disk import Disk
 from posterity.epochfile import EpochFile
-from posterity.epochreader import FileHead, Reader, Scratch
+from posterity.epochreader import Reader
 from posterity.errors import Damaged, NewerFormat
+from posterity.filehead import FileHead
 from posterity.layout import FRAME_HEAD, LARGE, PAGE, Stamp, data_sum, encode_items, layout_of
+from posterity.rowreader import Scratch
 from posterity.rows import Rows, rows_of
 from posterity.tree import flatten
 
@@ -543,8 +545,8 @@ def test_samples_are_read_as_numpy_indexes(tmp_path_factory, data):
     array = np.arange(np.prod(shape), dtype=data.draw(st.sampled_from(["<f8", ">i2", "f4"]))).reshape(shape)
     with pytest.MonkeyPatch.context() as patched:
         # pieces of some samples, of some rows, or of the whole, and any start worth skipping or none
-        patched.setattr(epochreader, "_SLAB", data.draw(st.sampled_from([1, 20, 50, 200, 1 << 20])))
-        patched.setattr(epochreader, "_WORTH_SKIPPING", data.draw(st.sampled_from([0, 16, 1 << 20])))
+        patched.setattr(rowreader, "_SLAB", data.draw(st.sampled_from([1, 20, 50, 200, 1 << 20])))
+        patched.setattr(rowreader, "_WORTH_SKIPPING", data.draw(st.sampled_from([0, 16, 1 << 20])))
         check_samples(disk, array, chains, start, thin, most)
     disk.leave()
 
@@ -565,8 +567,8 @@ def test_damage_outside_of_what_was_asked_for_is_found_too(disk, reader):
 @pytest.mark.parametrize(("slab", "skipping"), [(1 << 20, 1 << 20), (16, 1 << 20), (1 << 20, 0)])
 def test_a_file_that_is_cut_while_samples_are_read_is_damaged(disk, reader, monkeypatch, slab, skipping, verify):
     """Whichever way the rows are fetched, a file that shrank gives an error and not old memory."""
-    monkeypatch.setattr(epochreader, "_SLAB", slab)
-    monkeypatch.setattr(epochreader, "_WORTH_SKIPPING", skipping)
+    monkeypatch.setattr(rowreader, "_SLAB", slab)
+    monkeypatch.setattr(rowreader, "_WORTH_SKIPPING", skipping)
     region = last_region(reader)
     cut(disk, "x", region.base + region.layout.offsets[0] + 100)
     with pytest.raises(Damaged, match="ended while it was read"):

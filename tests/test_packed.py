@@ -19,10 +19,12 @@ from posterity import crew, layout
 from posterity.codec import Packing
 from posterity.disk import Disk
 from posterity.epochfile import EpochFile
-from posterity.epochreader import FileHead, Reader, Scratch
+from posterity.epochreader import Reader
 from posterity.errors import Damaged
+from posterity.filehead import FileHead
 from posterity.hdf5 import FixedArray
 from posterity.layout import MOST_PACKED, PACKED_VERSION, Stamp, data_sum, encode_items, layout_of, packed_layout
+from posterity.rowreader import Scratch
 from posterity.rows import rows_of
 from posterity.tree import flatten, restore
 from smallchunks import small_chunks

@@ -13,8 +13,8 @@ from posterity import DefaultBackend, journal
 from posterity.catalog import Catalog, open_place, pack_sums
 from posterity.chores import Chore, Chores
 from posterity.epochfile import EpochFile
-from posterity.epochreader import FileHead
 from posterity.errors import Damaged, ForeignFiles
+from posterity.filehead import FileHead
 from posterity.journal import (
     Began,
     Burned,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from posterity import Damaged, DefaultBackend, epochreader, gathering, open_run, sources, threads
+from posterity import Damaged, DefaultBackend, gathering, open_run, rowreader, sources, threads
 from posterity.threads import OurThread, share_out
 
 NCHAIN, DIM = 5, 2
@@ -152,9 +152,9 @@ def shared(monkeypatch):
         (gathering, "MOST_OPEN", 2),
         (gathering, "LONG_ROW", 64),
         (sources, "MOST_OPEN", 2),
-        (epochreader, "LONG_ROW", 64),
-        (epochreader, "_SLAB", 64),
-        (epochreader, "_WORTH_SKIPPING", 16),
+        (rowreader, "LONG_ROW", 64),
+        (rowreader, "_SLAB", 64),
+        (rowreader, "_WORTH_SKIPPING", 16),
     ]:
         monkeypatch.setattr(module, name, value)
     asked = []

@@ -22,15 +22,13 @@ def _one_core() -> None:
 
 
 def _whole_arrays() -> None:
-    from posterity.epochreader import Reader
+    from posterity.rowreader import Place, RowReader
 
-    copied = Reader._copy_checked
-
-    def read_all(self: Reader, place: tuple, rows: object, into: object, scratch: object) -> None:
+    def read_all(self: RowReader, place: Place, rows: list, into: object, scratch: object) -> None:
         last = max((run.first + run.n for run in rows), default=0)
-        copied(self, place, last, rows, into, scratch)
+        self.copy_checked(place, last, rows, into, scratch)
 
-    Reader._copy_slabs = Reader._copy_rows = read_all  # type: ignore[method-assign,assignment]
+    RowReader.copy = read_all  # type: ignore[method-assign,assignment]
 
 
 def _anywhere() -> None:

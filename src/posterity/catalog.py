@@ -15,8 +15,9 @@ import msgspec
 
 from .claims import Claims
 from .disk import Disk
-from .epochreader import FileHead, Reader
+from .epochreader import Reader
 from .errors import Damaged
+from .filehead import FileHead
 from .journal import (
     Annotated,
     AnyRecord,

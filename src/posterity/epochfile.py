@@ -16,7 +16,8 @@ from . import hdf5
 from .alike import Numbers, encode_alike
 from .chunks import Note
 from .disk import Buffer, Disk, is_full
-from .epochreader import FileHead, Reader, encode_head, encode_root
+from .epochreader import Reader
+from .filehead import FileHead, encode_head, encode_root
 from .layout import (
     METADATA_VERSION,
     PACKED_VERSION,

@@ -6,29 +6,33 @@ No HDF5 and no lock: what HDF5 would need to know was worked out when the file w
 Up the stream: `epochfile` writes what is read here. Down the stream: `snapshot` reads from it, `recovery` walks it.
 """
 
-import functools
-import struct
-from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple, Self
+from collections.abc import Iterator, Sequence
+from typing import Self
 
 import numpy as np
-import xxhash
 
 from . import hdf5
 from .disk import Disk
-from .errors import Damaged, NewerFormat
+from .errors import Damaged
+from .filehead import (
+    HEAD_AT,
+    HEAD_SIZE,
+    METADATA_AT,
+    FileHead,
+    decode_head,
+    decode_metadata,
+    encode_root,
+    metadata_in,
+)
 from .layout import (
-    FORMAT_VERSION,
     FRAME_HEAD,
     FRAME_MAGIC,
-    METADATA_VERSION,
     PAGE,
     SUM_NAME,
     Frame,
     Region,
     Stamp,
     align,
-    as_bytes,
     data_sum,
     decode_frame,
     layout_of,
@@ -36,94 +40,14 @@ from .layout import (
 )
 from .packed import PackedReader
 from .pages import empty_bytes
-from .rows import Rows, overlap, pieces_of
+from .rowreader import Place, RowReader, Scratch
+from .rows import Rows
 from .tree import Array
 
-_HEAD_AT = 64
-_HEAD = struct.Struct("<8sIIIIQ16sQ")
-_HEAD_MAGIC = b"POSTfile"
-_METADATA_AT = 128
-_SUM = struct.Struct("<Q")
-_METADATA_NAME = "posterity_metadata"
-_WORTH_SPLITTING = 15_000  # characters; an attribute has at most 64 KiB
 _MAX_FRAME = 1 << 28
 _MAX_SEARCH = 1 << 24
-_SLAB = 1 << 20
-_WORTH_SKIPPING = 1 << 15  # bytes that take longer to copy than a call to the system
-LONG_ROW = 1 << 15  # bytes that the system may as well put where they belong
-
-
-class FileHead(NamedTuple):
-    """Whose file it is. `rewrite`: how often its content was written anew. `version`: of its format.
-
-    `metadata_size`: the bytes of the metadata that follow on the head; 0: there are none.
-    """
-
-    run_id: bytes
-    generation: int
-    number: int
-    rewrite: int
-    version: int = FORMAT_VERSION
-    metadata_size: int = 0
-
-    @property
-    def first_region(self) -> int:
-        """Where the first epoch may begin."""
-        return _METADATA_AT + align(_SUM.size + self.metadata_size, 8) if self.metadata_size else _METADATA_AT
-
-    def is_same(self, other: "FileHead | None") -> bool:
-        """Whether it is the head of the same file, whatever its format."""
-        return other is not None and self[:4] == other[:4]
-
-
-class Scratch:
-    """Memory that what is read passes through, again and again. One for each thread."""
-
-    def __init__(self) -> None:
-        self._memory: Array = np.empty(0, np.uint8)
-
-    def take(self, nbytes: int) -> Array:
-        """So many bytes; what was taken before is gone."""
-        if self._memory.nbytes < nbytes:
-            self._memory = empty_bytes(max(nbytes, _SLAB))
-        return self._memory[:nbytes]
-
-
-class _Place(NamedTuple):
-    """Where an array's rows are in the file, and which samples of each row are wanted: `n` of `start::thin`."""
-
-    offset: int
-    dtype: "np.dtype[np.generic]"
-    nsamples: int
-    start: int
-    thin: int
-    n: int
-
-    @property
-    def stop(self) -> int:
-        """The sample after the last one that is wanted."""
-        return self.start + (self.n - 1) * self.thin + 1
-
-    @property
-    def row_bytes(self) -> int:
-        return self.nsamples * self.dtype.itemsize
-
-    @property
-    def skipped_bytes(self) -> int:
-        """What nobody asked for at the head and at the end of each row."""
-        return self.row_bytes - (self.stop - self.start) * self.dtype.itemsize
-
-    @property
-    def is_worth_a_call(self) -> bool:
-        """Whether each row is read by itself: much of it is left out, or it is long and goes where it belongs."""
-        if self.row_bytes > _SLAB or self.skipped_bytes >= _WORTH_SKIPPING:
-            return True
-        return self.thin == 1 and self.row_bytes - self.skipped_bytes >= LONG_ROW
-
-    def chosen(self, values: Array, column: int) -> tuple[Array, int]:
-        """What is wanted of the samples from `column` on, and which column of the result comes first in it."""
-        done = max(0, -(-(column - self.start) // self.thin))
-        return values[:, self.start + done * self.thin - column : max(0, self.stop - column) : self.thin], done
+_SLAB = 1 << 20  # bytes that are looked through at a time
+_NOTHING: Array = np.empty(0, np.uint8)
 
 
 class Reader:
@@ -135,6 +59,7 @@ class Reader:
         self.name = name
         self.size = disk.size(fd)
         self._worth_searching = 8 * self.size + _MAX_SEARCH
+        self._rows = RowReader(disk, fd, name)
         self._packed: tuple[Region, PackedReader] | None = None
 
     @classmethod
@@ -163,27 +88,17 @@ class Reader:
         Raises:
             NewerFormat: a later version wrote it.
         """
-        data = self._read(_HEAD_AT, _HEAD.size)
-        if data[:8] != _HEAD_MAGIC or len(data) < _HEAD.size:
-            return None
-        _, version, generation, rewrite, metadata_size, number, run_id, digest = _HEAD.unpack(data)
-        if digest != data_sum(data[:-8]):
-            return None
-        if version > METADATA_VERSION:
-            raise NewerFormat(f"{self.name} has format {version}, and this posterity knows {METADATA_VERSION}")
-        return FileHead(run_id, generation, number, rewrite, version, metadata_size)
+        return decode_head(self._read(HEAD_AT, HEAD_SIZE), self.name)
 
     def read_metadata(self) -> str | None:
         """The run's metadata as this file has them: as of its sealing, else of its beginning; None: it has none."""
         root = self._read_root()
         if root is not None:
-            return _metadata_in(root)
+            return metadata_in(root)
         head = self.read_head()
-        if head is None or not 0 < head.metadata_size <= self.size - _METADATA_AT - _SUM.size:
+        if head is None or not 0 < head.metadata_bytes <= self.size - METADATA_AT:
             return None
-        data = self._read(_METADATA_AT, _SUM.size + head.metadata_size)
-        text = data[_SUM.size :]
-        return text.decode(errors="replace") if _SUM.unpack_from(data)[0] == data_sum(text) else None
+        return decode_metadata(self._read(METADATA_AT, head.metadata_bytes))
 
     def _read_root(self) -> bytes | None:
         """The root group of a sealed file; None if it isn't sealed, or damaged."""
@@ -192,7 +107,7 @@ class Reader:
 
     def _first_region(self) -> int:
         head = self.read_head()
-        return _METADATA_AT if head is None else head.first_region
+        return METADATA_AT if head is None else head.first_region
 
     def walk(self, start: int | None = None) -> Iterator[tuple[int, Frame]]:
         """The frames from an offset on, by default all, each with its base, until one isn't whole."""
@@ -314,7 +229,7 @@ class Reader:
         known = self._packed
         if known is None or known[0] != region:
             self._check_within(region, 0, region.end)
-            known = self._packed = (region, PackedReader(region, self.name, self._fill))
+            known = self._packed = (region, PackedReader(region, self.name, self._rows.fill))
         return known[1]
 
     def is_sealed(self, regions: Sequence[tuple[int, Region]]) -> bool:
@@ -323,7 +238,7 @@ class Reader:
         if head is None:
             return False
         there = self._read_root()
-        metadata = "" if there is None else _metadata_in(there) or ""
+        metadata = "" if there is None else metadata_in(there) or ""
         root = encode_root(head, {index: region.base + region.layout.group_at for index, region in regions}, metadata)
         at = align(max((region.end for _, region in regions), default=head.first_region), 8)
         superblock = hdf5.superblock(at, at + len(root))
@@ -345,8 +260,8 @@ class Reader:
         memory = empty_bytes(layout.nbytes[i])
         offset = region.base + layout.offsets[i]
         if not verify:
-            self._fill(offset, memory)
-        elif self._fill_checked(offset, memory) != region.sums[i]:
+            self._rows.fill(offset, memory)
+        elif self._rows.fill_checked(offset, memory) != region.sums[i]:
             raise self._damaged(region, i, f"its {SUM_NAME} is another one")
         return memory.view(layout.dtypes[i]).reshape(layout.leaves[i].shape)
 
@@ -372,7 +287,7 @@ class Reader:
         *,
         start: int,
         thin: int,
-        scratch: "Scratch",
+        scratch: Scratch,
         verify: bool = False,
     ) -> None:
         """Some samples of an array `(nchain, dim, nsamples)`: `array.reshape(-1, nsamples)[:, start::thin]`.
@@ -389,15 +304,13 @@ class Reader:
             return
         self._check_there(region, i)
         nsamples = layout.leaves[i].shape[-1]
-        place = _Place(region.base + layout.offsets[i], layout.dtypes[i], nsamples, start, thin, into.shape[1])
+        place = Place(region.base + layout.offsets[i], layout.dtypes[i], nsamples, start, thin, into.shape[1])
         if verify:
             nrows = layout.nbytes[i] // place.row_bytes
-            if self._copy_checked(place, nrows, rows, into, scratch) != region.sums[i]:
+            if self._rows.copy_checked(place, nrows, rows, into, scratch) != region.sums[i]:
                 raise self._damaged(region, i, f"its {SUM_NAME} is another one")
-        elif place.is_worth_a_call:
-            self._copy_rows(place, rows, into, scratch)
         else:
-            self._copy_slabs(place, rows, into, scratch)
+            self._rows.copy(place, rows, into, scratch)
 
     def _read_packed(
         self, region: Region, i: int, rows: Sequence[Rows], into: Array, *, start: int, thin: int, verify: bool
@@ -413,60 +326,6 @@ class Reader:
         array = self.read_array(region, i, verify=verify).reshape(-1, nsamples)
         for at, first, n in rows:
             into[at : at + n] = array[first : first + n, start::thin][:, : into.shape[1]]
-
-    def _copy_slabs(self, place: "_Place", rows: Sequence[Rows], into: Array, scratch: "Scratch") -> None:
-        """Many short rows at a time. The way through memory that is in the CPU's cache costs nothing."""
-        for at, first, count in pieces_of(rows, max(1, _SLAB // place.row_bytes)):
-            values = self._values(place.offset + first * place.row_bytes, count, place, scratch)
-            into[at : at + count] = values[:, place.start : place.stop : place.thin]
-
-    def _copy_rows(self, place: "_Place", rows: Sequence[Rows], into: Array, scratch: "Scratch") -> None:
-        """One row after the other, without what comes before the first sample and after the last."""
-        offset, row_bytes = place.offset + place.start * place.dtype.itemsize, place.row_bytes
-        if place.thin == 1 and into.dtype == place.dtype:
-            for at, first, count in rows:
-                begin = offset + first * row_bytes
-                mine = [row.data for row in into[at : at + count].view(np.uint8)]
-                if not self._disk.read_rows(self._fd, begin, row_bytes, mine):
-                    raise Damaged(f"{self.name} ended while it was read, at offset {begin}")
-            return
-        step = max(1, _SLAB // (place.thin * place.dtype.itemsize)) * place.thin
-        for at, first, count in rows:
-            for k in range(count):
-                for column in range(place.start, place.stop, step):
-                    n = min(step, place.stop - column)
-                    begin = place.offset + (first + k) * row_bytes + column * place.dtype.itemsize
-                    values = self._values(begin, 1, place, scratch, n)[:, :: place.thin]
-                    done = (column - place.start) // place.thin
-                    into[at + k : at + k + 1, done : done + values.shape[1]] = values
-
-    def _copy_checked(self, place: "_Place", nrows: int, rows: Sequence[Rows], into: Array, scratch: "Scratch") -> int:
-        """All rows in their order, through the checksum, while they are in the CPU's cache; returns that."""
-        digest = xxhash.xxh3_64()
-        most = max(1, _SLAB // place.row_bytes)
-        step = max(1, _SLAB // place.dtype.itemsize)
-        for first in range(0, nrows, most):
-            count = min(most, nrows - first)
-            for column in range(0, place.nsamples, step):
-                n = min(step, place.nsamples - column)
-                begin = place.offset + first * place.row_bytes + column * place.dtype.itemsize
-                values = self._values(begin, count, place, scratch, n)
-                digest.update(as_bytes(values))
-                chosen, done = place.chosen(values, column)
-                if chosen.shape[1]:
-                    for run in overlap(rows, first, count):
-                        mine = chosen[run.first - first : run.first - first + run.n]
-                        into[run.at : run.at + run.n, done : done + mine.shape[1]] = mine
-        return digest.intdigest()
-
-    def _values(
-        self, offset: int, nrows: int, place: "_Place", scratch: "Scratch", nsamples: int | None = None
-    ) -> Array:
-        """Whole rows, or a part of one, in memory that is used again."""
-        n = place.nsamples if nsamples is None else nsamples
-        memory = scratch.take(nrows * n * place.dtype.itemsize)
-        self._fill(offset, memory)
-        return memory.view(place.dtype).reshape(nrows, n)
 
     def current_size(self) -> int:
         """Its size in bytes: a file that is filling up may have grown since it was opened."""
@@ -484,67 +343,6 @@ class Reader:
         path = region.layout.leaves[i].path
         return Damaged(f"{self.name} is damaged: {path!r} of the epoch at offset {region.base}: {what}")
 
-    def _fill(self, offset: int, memory: Array) -> None:
-        if self._disk.read_at(self._fd, offset, memory.data) < memory.nbytes:
-            raise Damaged(f"{self.name} ended while it was read, at offset {offset}")
-
-    def _fill_checked(self, offset: int, memory: Array) -> int:
-        """Read piece by piece, each of which passes through the checksum while it is in the CPU's cache."""
-        if memory.nbytes <= _SLAB:
-            self._fill(offset, memory)
-            return data_sum(memory.data)
-        digest = xxhash.xxh3_64()
-        for done in range(0, memory.nbytes, _SLAB):
-            piece = memory[done : done + _SLAB]
-            self._fill(offset + done, piece)
-            digest.update(piece.data)
-        return digest.intdigest()
-
     def _read(self, offset: int, nbytes: int) -> bytes:
         data = bytearray(nbytes)
         return bytes(data[: self._disk.read_at(self._fd, offset, memoryview(data))])
-
-
-_NOTHING: Array = np.empty(0, np.uint8)
-
-
-def encode_root(head: FileHead, groups: Mapping[int, int], metadata: str = "") -> bytes:
-    """The root group; `groups`: where each epoch's group is."""
-    links = [(f"epoch_{index}", address) for index, address in groups.items()]
-    attributes = b"".join(
-        [
-            hdf5.text_attribute("posterity_run", head.run_id.hex()),
-            hdf5.number_attribute("posterity_format", head.version),
-            hdf5.number_attribute("generation", head.generation),
-            hdf5.number_attribute("number", head.number),
-            hdf5.number_attribute("rewrite", head.rewrite),
-            _metadata_attributes(metadata),
-        ]
-    )
-    return hdf5.group(links, attributes)
-
-
-@functools.lru_cache(maxsize=16)
-def _metadata_attributes(metadata: str) -> bytes:
-    """Metadata as attributes: one, and more of them if it is long."""
-    parts = [metadata[i : i + _WORTH_SPLITTING] for i in range(0, len(metadata), _WORTH_SPLITTING)]
-    return b"".join(hdf5.text_attribute(_part_name(i), part) for i, part in enumerate(parts))
-
-
-def _part_name(i: int) -> str:
-    return f"{_METADATA_NAME}_{i}" if i else _METADATA_NAME
-
-
-def _metadata_in(root: bytes) -> str | None:
-    """The metadata that a root group has."""
-    texts = hdf5.text_attributes(root)
-    parts = [texts[name] for i in range(len(texts)) if (name := _part_name(i)) in texts]
-    return "".join(parts) or None
-
-
-def encode_head(head: FileHead, metadata: bytes = b"") -> bytes:
-    """The first bytes of a file: room for HDF5's superblock, whose file it is, and the run's metadata."""
-    fields = (_HEAD_MAGIC, head.version, head.generation, head.rewrite, head.metadata_size, head.number, head.run_id)
-    body = _HEAD.pack(*fields, 0)[:-8]
-    first = (bytes(_HEAD_AT) + body + _SUM.pack(data_sum(body))).ljust(_METADATA_AT, b"\0")
-    return (first + _SUM.pack(data_sum(metadata)) + metadata).ljust(head.first_region, b"\0") if metadata else first

@@ -21,8 +21,9 @@ from .chores import Chore
 from .disk import Disk, is_full
 from .epoch import Held, cut_samples
 from .epochfile import EpochFile
-from .epochreader import FileHead, Reader
+from .epochreader import Reader
 from .errors import Damaged
+from .filehead import FileHead
 from .journal import AnyRecord, Described, Dropped, Passed, Place, Published, Rewritten, Stored
 from .layout import PACKED_VERSION, Layout, Region, Stamp, layout_of, packed_layout
 from .options import Options, file_name

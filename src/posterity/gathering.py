@@ -14,10 +14,10 @@ import numpy as np
 
 from . import pages
 from .disk import Disk
-from .epochreader import LONG_ROW, Scratch
 from .errors import Damaged
 from .layout import Layout
 from .registry import Registry
+from .rowreader import LONG_ROW, Scratch
 from .rows import Rows, rows_of, shares_of
 from .selection import Mask, Piece, chosen_chains
 from .shelf import Shelf

@@ -17,6 +17,7 @@ from functools import partial
 from itertools import takewhile
 from typing import NamedTuple
 
+from .arrivals import Arrivals
 from .bells import Bell, Bells
 from .catalog import Catalog
 from .disk import is_full
@@ -83,9 +84,7 @@ class Ledger:
         self._is_on_disk = catalog is not None
         self._is_silent = False
         self._before_closing: list[Callable[[], None]] = []
-        self._nfetched = 0
-        self._are_all_fetched = True
-        self._never_comes: Exception | None = None
+        self._arrivals = Arrivals()
         self.waited_s = 0.0
         self.asked = 0  # how often somebody asked for something to be written, and waits for it
         self.lost: BaseException | None = None
@@ -246,7 +245,7 @@ class Ledger:
         known = self._registry if self._is_told else self._described(epoch)
         registry = admit(known, kind.nsamples, kind.nbytes, held.device_nbytes)
         self._shelf.held[index] = held
-        self._are_all_fetched &= held.is_fetched
+        self._arrivals.expect(held)
         self._is_told = True
         self._fit.take(kind)
         self._registry = registry  # the one step: a Ctrl-C before it changes nothing, one after it loses nothing
@@ -320,7 +319,7 @@ class Ledger:
             self._shelf = Shelf(None)
             self._fit, self._is_told = Fit(), False
             self._demand = Demand()
-            self._nfetched, self._are_all_fetched, self._never_comes = 0, True, None
+            self._arrivals = Arrivals()
             self._is_tidy = not self._is_on_disk
             self._grant()
             self._bells.ring()
@@ -461,34 +460,27 @@ class Ledger:
 
     def _count_fetched(self) -> int:
         """Epochs before this one are in memory or on disk."""
-        registry, held = self._registry, self._shelf.held
-        if self._are_all_fetched:
-            return registry.next_index
-        n = max(self._nfetched, registry.nwritten)
-        while n < registry.next_index and held[n].is_fetched:
-            n += 1
-        self._nfetched, self._are_all_fetched = n, n == registry.next_index
-        return n
+        return self._arrivals.count(self._registry, self._shelf.held)
 
     @property
     def has_unfetched(self) -> bool:
         """Whether an epoch is to be fetched from its device."""
-        if self._are_all_fetched:
+        if self._arrivals.are_all:
             return False
         with self._lock:
-            return self._never_comes is None and self._count_fetched() < self._registry.next_index
+            return self.never_comes is None and self._count_fetched() < self._registry.next_index
 
     @property
     def waits_for_device(self) -> bool:
         """Whether what is to be written next is to be fetched first."""
         with self._lock:
             target = write_target(self._registry, self.options.inmem_epochs, self._demand)
-            return self._never_comes is None and self._count_fetched() < target
+            return self.never_comes is None and self._count_fetched() < target
 
     @property
     def never_comes(self) -> Exception | None:
         """Why an epoch can't be fetched; then neither it nor those behind it can be written."""
-        return self._never_comes
+        return self._arrivals.never_comes
 
     def next_fetch(self) -> Fetch | None:
         """The first epoch that is still on a device."""
@@ -508,7 +500,7 @@ class Ledger:
         """An epoch can't be fetched: those before it are to be written."""
         with self._lock:
             if fetch.generation == self._registry.generation:
-                self._never_comes = error
+                self._arrivals.never_comes = error
                 self._ask(Demand(write_to=fetch.epoch))
 
     def _let_go(self) -> None:

@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 from .catalog import Catalog, pack_sums
 from .disk import Disk
-from .epochreader import FileHead, Reader
+from .epochreader import Reader
 from .errors import Damaged, ForeignFiles
+from .filehead import FileHead
 from .journal import (
     Annotated,
     AnyRecord,

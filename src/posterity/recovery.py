@@ -14,8 +14,9 @@ from . import journal
 from .catalog import Catalog, filling_name, is_there, replayed, rewrite_name
 from .chores import Chore
 from .disk import Disk
-from .epochreader import FileHead, Reader
+from .epochreader import Reader
 from .errors import ForeignFiles
+from .filehead import FileHead
 from .journal import Grouped, Published
 from .options import DEFAULT_FMT, Options, file_name, file_pattern
 from .rebuild import head_of, numbered, rebuilt, stored_records, take_in_rewritten

@@ -11,8 +11,9 @@ import numpy as np
 from .disk import Disk
 from .epoch import EpochDict
 from .epochfile import EpochFile
-from .epochreader import FileHead, Reader
+from .epochreader import Reader
 from .errors import Damaged
+from .filehead import FileHead
 from .foreign import choose_epoch, read_foreign_epoch
 from .layout import Stamp, encode_items, layout_of
 from .tree import flatten, restore
