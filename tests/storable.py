@@ -8,7 +8,9 @@ from posterity.disk import Disk
 from posterity.epochfile import EpochFile
 from posterity.epochreader import Reader
 from posterity.filehead import FileHead
-from posterity.layout import Stamp, encode_items, layout_of
+from posterity.frames import Stamp
+from posterity.layout import layout_of
+from posterity.specs import encode_items
 from posterity.tree import flatten, restore
 
 HEAD = FileHead(b"0123456789abcdef", 3, 7, 2)

@@ -10,8 +10,11 @@ from fixture_epochs import EPOCHS
 from posterity import DefaultBackend, open_run
 from posterity.alike import encode_alike, most_together
 from posterity.epochfile import EpochFile
-from posterity.layout import LARGE, Stamp, as_bytes, data_sum, encode_items, encode_packed, layout_of
+from posterity.frames import Stamp
+from posterity.layout import LARGE, encode_packed, layout_of
 from posterity.lookup3 import _worked_out_of_each, checksums
+from posterity.specs import encode_items
+from posterity.sums import as_bytes, data_sum
 from posterity.tree import flatten
 
 RUN_ID = bytes(range(16))

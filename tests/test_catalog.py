@@ -35,9 +35,9 @@ from posterity.journal import (
     encode_batch,
     encode_header,
 )
-from posterity.layout import encode_items
 from posterity.metadata import Metadata
 from posterity.registry import Registry, Series, span_of
+from posterity.specs import encode_items
 from posterity.tree import flatten
 
 RUN = b"0123456789abcdef"

@@ -22,7 +22,6 @@ from posterity import (
     NewerFormat,
     auto,
     journal,
-    layout,
     open_run,
     read_epoch,
     repair,
@@ -31,7 +30,9 @@ from posterity import (
 from posterity.codec import Packing
 from posterity.disk import Disk
 from posterity.epochreader import Reader
+from posterity.layout import layout_of
 from posterity.metadata import Metadata
+from posterity.specs import encode_items
 from smallchunks import small_chunks
 
 LENGTHS = [30, 40, 50, 30]
@@ -309,7 +310,7 @@ def layout_and_arrays(array):
     from posterity.tree import flatten
 
     items, leaves = flatten({"p": array})
-    return layout.layout_of(layout.encode_items(items)), leaves
+    return layout_of(encode_items(items)), leaves
 
 
 def test_auto_looks_at_little_and_at_all_places():

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import storable
 from posterity.disk import Disk
-from posterity.layout import as_bytes
+from posterity.sums import as_bytes
 
 
 @pytest.fixture

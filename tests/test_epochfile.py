@@ -16,9 +16,12 @@ from posterity.epochfile import EpochFile
 from posterity.epochreader import Reader
 from posterity.errors import Damaged, NewerFormat
 from posterity.filehead import FileHead
-from posterity.layout import FRAME_HEAD, LARGE, PAGE, Stamp, data_sum, encode_items, layout_of
+from posterity.frames import FRAME_HEAD, PAGE, Stamp
+from posterity.layout import LARGE, layout_of
 from posterity.rowreader import Scratch
 from posterity.rows import Rows, rows_of
+from posterity.specs import encode_items
+from posterity.sums import data_sum
 from posterity.tree import flatten
 
 HEAD = storable.HEAD

@@ -6,7 +6,7 @@ from hypothesis import given
 
 from posterity.epoch import prepare
 from posterity.kinds import Kinds
-from posterity.layout import encode_items
+from posterity.specs import encode_items
 from posterity.tree import flatten, restore
 from storable import EPOCHS, assert_same, to_memory
 

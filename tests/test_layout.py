@@ -9,21 +9,10 @@ from hypothesis import strategies as st
 
 import storable
 from posterity.errors import Damaged
-from posterity.layout import (
-    FRAME_HEAD,
-    LARGE,
-    PAGE,
-    Layout,
-    Stamp,
-    align,
-    as_bytes,
-    data_sum,
-    decode_frame,
-    decode_items,
-    encode_items,
-    layout_of,
-    read_frame_size,
-)
+from posterity.frames import FRAME_HEAD, PAGE, Stamp, align, decode_frame, read_frame_size
+from posterity.layout import LARGE, Layout, layout_of
+from posterity.specs import decode_items, encode_items
+from posterity.sums import as_bytes, data_sum
 from posterity.tree import Item, flatten
 
 STAMP = Stamp(bytes(range(16)), 2, 5, 1000, 50, 7)

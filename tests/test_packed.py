@@ -22,10 +22,13 @@ from posterity.epochfile import EpochFile
 from posterity.epochreader import Reader
 from posterity.errors import Damaged
 from posterity.filehead import FileHead
+from posterity.frames import Stamp
 from posterity.hdf5 import FixedArray
-from posterity.layout import MOST_PACKED, PACKED_VERSION, Stamp, data_sum, encode_items, layout_of, packed_layout
+from posterity.layout import MOST_PACKED, PACKED_VERSION, layout_of, packed_layout
 from posterity.rowreader import Scratch
 from posterity.rows import rows_of
+from posterity.specs import encode_items
+from posterity.sums import data_sum
 from posterity.tree import flatten, restore
 from smallchunks import small_chunks
 

@@ -15,6 +15,7 @@ from posterity.chores import Chore, Chores
 from posterity.epochfile import EpochFile
 from posterity.errors import Damaged, ForeignFiles
 from posterity.filehead import FileHead
+from posterity.frames import Stamp
 from posterity.journal import (
     Began,
     Burned,
@@ -28,10 +29,11 @@ from posterity.journal import (
     Rewritten,
     Stored,
 )
-from posterity.layout import Stamp, encode_items, layout_of
+from posterity.layout import layout_of
 from posterity.options import Options
 from posterity.recovery import find_run
 from posterity.registry import span_of
+from posterity.specs import encode_items
 from posterity.tree import flatten
 
 RUN = b"0123456789abcdef"

@@ -33,9 +33,9 @@ from posterity.journal import (
     Stored,
     decode,
 )
-from posterity.layout import encode_items
 from posterity.registry import admit
 from posterity.run import Run, _Watch
+from posterity.specs import encode_items
 from posterity.tree import flatten
 
 NSAMPLES = 10

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from .layout import COUNTS_AT, FRAME_HEAD, Layout, Stamp, data_sum
+from .frames import COUNTS_AT, FRAME_HEAD, Stamp
+from .layout import Layout
 from .lookup3 import checksums
+from .sums import data_sum
 from .tree import Array
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from .catalog import Catalog, open_place, replayed
 from .disk import Disk
 from .epochreader import Reader
 from .errors import Damaged
+from .frames import Stamp
 from .journal import Place
-from .layout import Stamp
 from .options import DEFAULT_FMT, file_name
 from .rebuild import candidates, numbered
 

@@ -33,10 +33,11 @@ from .journal import (
     Rewritten,
     Stored,
 )
-from .layout import Region, is_packed, layout_of
+from .layout import Region, layout_of
 from .metadata import Metadata, decode, encode
 from .options import check_format, file_name
 from .registry import Entry, FileSpan, Log, Registry, Series, next_entry
+from .specs import is_packed
 
 
 def filling_name(fmt: str, number: int) -> str:

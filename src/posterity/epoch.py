@@ -16,8 +16,9 @@ from .device import OnDevice, lies_on_device, take_over
 from .errors import EpochMismatch, NotStorable, UntrustedClass
 from .jexplore import described, unfetched
 from .kinds import Kind, Kinds
-from .layout import Layout, encode_items, layout_of
+from .layout import Layout, layout_of
 from .metadata import Metadata
+from .specs import encode_items
 from .tree import Array, Item, Leaf, flatten, restore
 
 EpochDict = dict[str, object]

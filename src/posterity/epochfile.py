@@ -1,8 +1,8 @@
 """One HDF5 file of epochs: how it is begun, added to and sealed.
 
-A file begins with room for HDF5's superblock and with our own head, which says whose it is; the run's metadata follow
-on it. Then come regions of epochs (see `layout`). Sealing appends the root group and fills in the superblock: only then
-is it an HDF5 file. Nothing that was written is ever changed, but for the superblock.
+A file begins with room for HDF5's superblock and with our own head (see `filehead`); the run's metadata may follow on
+it. Then come regions of epochs (see `layout`). Sealing appends the root group and fills in the superblock: only then is
+it an HDF5 file. Nothing that was written is ever changed, but for the superblock.
 
 Up the stream: `layout`. Down the stream: `files` writes them; `epochreader` reads what is written here.
 """
@@ -18,17 +18,10 @@ from .chunks import Note
 from .disk import Buffer, Disk, is_full
 from .epochreader import Reader
 from .filehead import FileHead, encode_head, encode_root
-from .layout import (
-    METADATA_VERSION,
-    PACKED_VERSION,
-    Layout,
-    Region,
-    Stamp,
-    align,
-    as_bytes,
-    data_sum,
-)
+from .frames import Stamp, align
+from .layout import METADATA_VERSION, PACKED_VERSION, Layout, Region
 from .packed import pack
+from .sums import as_bytes, data_sum
 from .tree import Array
 
 _WORTH_WRITING = 1 << 22

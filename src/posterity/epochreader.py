@@ -1,4 +1,4 @@
-"""Reading one file of epochs: whose it is, which epochs are in it, and their arrays, at known offsets.
+"""Reading one file of epochs: which epochs are in it, and their arrays, at known offsets.
 
 No HDF5 and no lock: what HDF5 would need to know was worked out when the file was written. What doesn't fit together is
 `Damaged`, and nothing is trusted that wasn't checked.
@@ -24,24 +24,13 @@ from .filehead import (
     encode_root,
     metadata_in,
 )
-from .layout import (
-    FRAME_HEAD,
-    FRAME_MAGIC,
-    PAGE,
-    SUM_NAME,
-    Frame,
-    Region,
-    Stamp,
-    align,
-    data_sum,
-    decode_frame,
-    layout_of,
-    read_frame_size,
-)
+from .frames import FRAME_HEAD, FRAME_MAGIC, PAGE, Frame, Stamp, align, decode_frame, read_frame_size
+from .layout import Region, layout_of
 from .packed import PackedReader
 from .pages import empty_bytes
 from .rowreader import Place, RowReader, Scratch
 from .rows import Rows
+from .sums import SUM_NAME, data_sum
 from .tree import Array
 
 _MAX_FRAME = 1 << 28

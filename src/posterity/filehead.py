@@ -13,7 +13,9 @@ from typing import NamedTuple
 
 from . import hdf5
 from .errors import NewerFormat
-from .layout import FORMAT_VERSION, METADATA_VERSION, align, data_sum
+from .frames import align
+from .layout import FORMAT_VERSION, METADATA_VERSION
+from .sums import data_sum
 
 HEAD_AT = 64
 _HEAD = struct.Struct("<8sIIIIQ16sQ")

@@ -24,8 +24,9 @@ from .epochfile import EpochFile
 from .epochreader import Reader
 from .errors import Damaged
 from .filehead import FileHead
+from .frames import Stamp
 from .journal import AnyRecord, Described, Dropped, Passed, Place, Published, Rewritten, Stored
-from .layout import PACKED_VERSION, Layout, Region, Stamp, layout_of, packed_layout
+from .layout import PACKED_VERSION, Layout, Region, layout_of, packed_layout
 from .options import Options, file_name
 from .policy import DropFiles, Part, PublishFile, WriteEpochs
 from .registry import Entry, FileSpan

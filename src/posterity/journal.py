@@ -20,7 +20,7 @@ import xxhash
 
 from .disk import Disk
 from .errors import Damaged, NewerFormat
-from .layout import is_packed
+from .specs import is_packed
 
 NAME = "posterity.journal"
 NEW_NAME = ".posterity.journal.new"

@@ -13,7 +13,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from .errors import NotStorable
-from .layout import Layout, encode_items, layout_of
+from .layout import Layout, layout_of
+from .specs import encode_items
 from .tree import Array, Item, Leaf, flatten_part
 
 _MOST_KINDS = 4

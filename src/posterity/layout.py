@@ -1,9 +1,9 @@
 """Where each part of an epoch lies in a file.
 
-An epoch takes one region of a file: a *frame*, in which it describes itself to us; the HDF5 headers, in which it
-describes itself to everybody; the small arrays; the large ones, each from a multiple of 4096 on. The region holds
-addresses of the file, but nothing outside it points into it until the file is sealed. So regions are appended one
-after the other, and what is in a file can be found by walking from frame to frame, with no journal and no HDF5.
+An epoch takes one region of a file: a frame, in which it describes itself to us (see `frames`); the HDF5 headers, in
+which it describes itself to everybody; the small arrays; the large ones, each from a multiple of 4096 on. The region
+holds addresses of the file, but nothing outside it points into it until the file is sealed. So regions are appended one
+after the other.
 
 In a packed layout the large arrays are cut into chunks and compressed. Their index has a place of its own, before the
 small arrays; the chunks come last. How long the region is, and the checksum of the index, stand behind the arrays'
@@ -11,7 +11,7 @@ checksums, wherever these are kept.
 
 `Layout` is all of that which equal epochs share. It is worked out once for each kind of epoch.
 
-Up the stream: `tree` gives the items. Down the stream: `epochfile` writes and reads regions.
+Up the stream: `specs` says what there is. Down the stream: `epochfile` writes and reads regions.
 """
 
 import functools
@@ -22,77 +22,27 @@ from typing import NamedTuple
 
 import msgspec
 import numpy as np
-import xxhash
 
 from . import hdf5
 from .chunks import Grid, Index, Note, Table, chunk_shape
-from .codec import LEVELS, Codec, Packing
+from .codec import LEVELS, Packing
 from .errors import Damaged
+from .frames import EMPTY_STAMP, PAGE, Stamp, align, begin_frame, complete_frame, frame_size
 from .lookup3 import checksum
+from .specs import PackedSpec, decode_items, decode_packed, encode_items, is_packed
+from .sums import SUM_NAME
 from .tree import MAX_AXES, Array, Item, dtype_from_text
 
 FORMAT_VERSION = 1
 PACKED_VERSION = 2
 METADATA_VERSION = 3
 MOST_PACKED = 1024  # bytes of arrays for one byte of a region: what a file can make its readers allocate is bounded
-PAGE = 4096
 LARGE = 16384
 WORTH_PACKING = LARGE
-SUM_NAME = "xxh3_64"
-MAX_ITEMS = 1_000_000
 _TOO_LARGE = 1 << 60
-FRAME_MAGIC = b"POSTepch"
-_FRAME = struct.Struct("<8sIIIIQQQQQQ16s")
-COUNTS_AT = 24  # where in a frame that begins which differs between equal epochs
-_COUNTS = struct.Struct("<QQQQQ")
-_HASH = struct.Struct("<Q")
 _CHECK, _NUMBER = struct.Struct("<I"), struct.Struct("<Q")
 _STAMPED = ("index", "first", "nsamples", "burned")
 _MOST_TEMPLATES = 1 << 20  # bytes, of a layout
-_items_decoder = msgspec.msgpack.Decoder(list[Item])
-
-
-class _PackedSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Items, how their large arrays are packed, and of each array the shape of its chunks: none if it isn't packed."""
-
-    codec: Codec
-    level: int
-    shuffle: bool
-    chunks: list[tuple[int, ...]]
-    items: list[Item]
-
-
-_packed_decoder = msgspec.msgpack.Decoder(_PackedSpec)
-
-
-def data_sum(data: bytes | bytearray | memoryview | Array) -> int:
-    """Our checksum of some bytes, or of a contiguous array's: XXH3, 64 bits (github.com/Cyan4973/xxHash)."""
-    return xxhash.xxh3_64_intdigest(data)  # type: ignore[arg-type]  # NumPy tells it from Python 3.12 on
-
-
-def as_bytes(array: Array) -> memoryview:
-    """The memory of a contiguous array as bytes, whatever its dtype; nothing is copied."""
-    return array.reshape(-1).view(np.uint8).data
-
-
-def align(offset: int, to: int) -> int:
-    """The first multiple of `to` that is not before `offset`."""
-    return -(-offset // to) * to
-
-
-class Frame(NamedTuple):
-    """How an epoch describes itself at the head of its region. Lengths in bytes, the others in samples."""
-
-    size: int
-    region_size: int
-    epoch: int
-    first: int
-    nsamples: int
-    cut: int
-    generation: int
-    run_id: bytes
-    spec: bytes
-    sums: tuple[int, ...]
 
 
 class Layout:
@@ -100,7 +50,7 @@ class Layout:
 
     def __init__(self, spec: bytes) -> None:
         self.spec = spec
-        packed = _decode_packed(spec) if is_packed(spec) else None
+        packed = decode_packed(spec) if is_packed(spec) else None
         self.items = decode_items(spec) if packed is None else packed.items
         self.leaves = [item for item in self.items if item.is_array]
         self.dtypes = [dtype_from_text(item.dtype) for item in self.leaves]
@@ -113,7 +63,7 @@ class Layout:
         self._index = Index(self.grids)
         self._headers = [self._dataset_header(i) for i in range(len(self.leaves))]
         self.nsums = len(self.leaves) + (2 if self.grids else 0)
-        self.frame_size = align(_FRAME.size + len(spec) + 8 * self.nsums + _HASH.size, 8)
+        self.frame_size = frame_size(len(spec), self.nsums)
         self._place_headers()
         self._place_data()
         self.by_path = {item.path: i for i, item in enumerate(self.leaves)}
@@ -121,7 +71,7 @@ class Layout:
         self.spans = [(at, at + header.size) for at, header in zip(starts, self._headers, strict=True)]
         self._templates: dict[tuple[int, bytes, int], bytes] = {}
 
-    def _cut(self, packed: _PackedSpec) -> None:
+    def _cut(self, packed: PackedSpec) -> None:
         """Take in which arrays are packed, and how."""
         self.packing = Packing(packed.codec, packed.level, packed.shuffle)
         if packed.level not in LEVELS[packed.codec] or not any(packed.chunks):
@@ -183,24 +133,20 @@ class Layout:
         self.small = [i for i, large in enumerate(is_large) if not large and i not in self.grids]
         self.size = align(end, 8)  # without chunks; they come from here on
 
-    def _group_attributes(self, path: str, stamp: "Stamp") -> bytes:
+    def _group_attributes(self, path: str, stamp: Stamp) -> bytes:
         if path:
             return _item_attributes(self._groups[path])
         return _epoch_attributes(stamp.run_id, stamp.generation, PACKED_VERSION if self.grids else FORMAT_VERSION)
 
     def encode_head(
-        self, base: int, stamp: "Stamp", arrays: Sequence[Array], sums: Sequence[int], index: bytes = b""
+        self, base: int, stamp: Stamp, arrays: Sequence[Array], sums: Sequence[int], index: bytes = b""
     ) -> bytearray:
         """All of a region that comes before its large arrays, or its chunks: the frame, the headers, the small arrays.
 
         `index`: of the chunks, where there are some; of the packed `arrays` nothing is needed.
         """
         head = bytearray(self.template(base, stamp.run_id, stamp.generation))
-        size = Region(base, self, tuple(sums)).size
-        _COUNTS.pack_into(head, COUNTS_AT, size, stamp.epoch, stamp.first, stamp.nsamples, stamp.cut)
-        struct.pack_into(f"<{len(sums)}Q", head, _FRAME.size + len(self.spec), *sums)
-        with memoryview(head) as view:
-            _HASH.pack_into(head, self.frame_size - 8, data_sum(view[: self.frame_size - 8]))
+        complete_frame(head, Region(base, self, tuple(sums)).size, stamp, self.spec, sums)
         for (at, end), array_sum in zip(self.spans, sums, strict=False):
             _NUMBER.pack_into(head, end - 12, array_sum)
             _CHECK.pack_into(head, end - 4, checksum(bytes(head[at : end - 4])))
@@ -244,11 +190,7 @@ class Layout:
         found = self._templates.get(key)
         if found is None:
             head = bytearray(self.small_size)
-            _FRAME.pack_into(
-                head, 0, FRAME_MAGIC, self.frame_size, len(self.spec), self.nsums, generation, 0, 0, 0, 0, 0,
-                base, run_id,
-            )  # fmt: skip
-            head[_FRAME.size : _FRAME.size + len(self.spec)] = self.spec
+            begin_frame(head, base, run_id, generation, self.spec, self.nsums)
             for i, (item, header) in enumerate(zip(self.leaves, self._headers, strict=True)):
                 at = self._places[item.path]
                 head[at : at + header.size] = header.fill(base + self.offsets[i])
@@ -261,23 +203,9 @@ class Layout:
                 self._templates.pop(next(iter(self._templates)), None)
         return found
 
-    def _encode_group(self, path: str, base: int, stamp: "Stamp") -> bytes:
+    def _encode_group(self, path: str, base: int, stamp: Stamp) -> bytes:
         links = [(member.rpartition("/")[2], base + self._places[member]) for member in self._members[path]]
         return hdf5.group(links, self._group_attributes(path, stamp))
-
-
-class Stamp(NamedTuple):
-    """What a region says of its epoch: whose it is and which of its samples are in it.
-
-    `first`: position of its first sample in the run. `cut`: how many samples at its beginning were left out.
-    """
-
-    run_id: bytes
-    generation: int
-    epoch: int
-    first: int
-    nsamples: int
-    cut: int
 
 
 class Region(NamedTuple):
@@ -301,28 +229,6 @@ class Region(NamedTuple):
         return self.base + self.size
 
 
-EMPTY_STAMP = Stamp(bytes(16), 0, 0, 0, 0, 0)
-
-
-def encode_items(items: Sequence[Item]) -> bytes:
-    """Items as the bytes that stand for their layout: equal bytes, equal layout."""
-    return msgspec.msgpack.encode(items)
-
-
-def decode_items(spec: bytes) -> list[Item]:
-    """The items that `encode_items` wrote.
-
-    Raises:
-        Damaged: the bytes aren't such items, or contradict themselves.
-    """
-    try:
-        items = _items_decoder.decode(spec)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Damaged(f"an epoch's description can't be read: {error}") from error
-    _check_items(items)
-    return items
-
-
 def encode_packed(layout: Layout, packing: Packing) -> bytes:
     """The bytes that stand for a layout in which the large arrays are packed; its own if there are none."""
     chunks = [
@@ -331,33 +237,7 @@ def encode_packed(layout: Layout, packing: Packing) -> bytes:
     ]
     if not any(chunks):
         return encode_items(layout.items)
-    return msgspec.msgpack.encode(_PackedSpec(*packing, chunks, layout.items))
-
-
-def is_packed(spec: bytes) -> bool:
-    """Whether the bytes stand for a packed layout: they are a map, and no list."""
-    return spec[:1] >= b"\x80" and spec[:1] < b"\x90"
-
-
-def _decode_packed(spec: bytes) -> _PackedSpec:
-    try:
-        packed = _packed_decoder.decode(spec)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Damaged(f"an epoch's description can't be read: {error}") from error
-    _check_items(packed.items)
-    return packed
-
-
-def _check_items(items: Sequence[Item]) -> None:
-    groups = {""}
-    seen = {""}
-    for item in items:
-        parent = item.path.rpartition("/")[0]
-        if parent not in groups or item.path in seen or min(item.shape, default=0) < 0:
-            raise Damaged(f"an epoch's description contradicts itself at {item.path[:80]!r}")
-        seen.add(item.path)
-        if not item.is_array and item.kind != "none":
-            groups.add(item.path)
+    return msgspec.msgpack.encode(PackedSpec(*packing, chunks, layout.items))
 
 
 @functools.lru_cache(maxsize=1024)
@@ -377,34 +257,6 @@ def layout_of(spec: bytes) -> Layout:
         return Layout(spec)
     except (ValueError, TypeError, OverflowError, struct.error) as error:
         raise Damaged(f"an epoch's description can't be used: {error}") from error
-
-
-def read_frame_size(head: bytes) -> int | None:
-    """How long the frame is that begins with these `FRAME_HEAD` bytes, or None if no frame begins so."""
-    if len(head) < _FRAME.size or head[:8] != FRAME_MAGIC:
-        return None
-    _, size, spec_size, nsums, *_ = _FRAME.unpack_from(head)
-    if size != align(_FRAME.size + spec_size + 8 * nsums + _HASH.size, 8) or nsums > MAX_ITEMS:
-        return None
-    return int(size)
-
-
-FRAME_HEAD = _FRAME.size
-
-
-def decode_frame(data: bytes, base: int) -> Frame | None:
-    """The frame in `data`, which was read from offset `base`; None if a bit of it is wrong."""
-    size = read_frame_size(data)
-    if size is None or size > len(data) or _HASH.unpack_from(data, size - 8)[0] != data_sum(data[: size - 8]):
-        return None
-    (_, _, spec_size, nsums, generation, region_size, index, first, nsamples, cut, own_base, run_id) = (
-        _FRAME.unpack_from(data)
-    )
-    if own_base != base or not cut < nsamples or region_size < size:
-        return None
-    spec = data[_FRAME.size : _FRAME.size + spec_size]
-    sums = struct.unpack_from(f"<{nsums}Q", data, _FRAME.size + spec_size)
-    return Frame(size, region_size, index, first, nsamples, cut, generation, run_id, spec, sums)
 
 
 def _check_size(item: Item, dtype: np.dtype[np.generic]) -> None:

@@ -12,8 +12,9 @@ from .codec import Bytes
 from .crew import in_order
 from .disk import Buffer
 from .errors import Damaged
-from .layout import MOST_PACKED, Layout, Region, data_sum
+from .layout import MOST_PACKED, Layout, Region
 from .pages import empty_bytes
+from .sums import data_sum
 from .tree import Array
 
 _SLAB = 1 << 20

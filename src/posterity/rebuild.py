@@ -14,6 +14,7 @@ from .disk import Disk
 from .epochreader import Reader
 from .errors import Damaged, ForeignFiles
 from .filehead import FileHead
+from .frames import Frame
 from .journal import (
     Annotated,
     AnyRecord,
@@ -28,7 +29,6 @@ from .journal import (
     Rewritten,
     Stored,
 )
-from .layout import Frame
 from .options import file_name, file_pattern
 
 logger = logging.getLogger(__name__)

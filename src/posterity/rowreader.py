@@ -14,9 +14,9 @@ import xxhash
 
 from .disk import Disk
 from .errors import Damaged
-from .layout import as_bytes, data_sum
 from .pages import empty_bytes
 from .rows import Rows, overlap, pieces_of
+from .sums import as_bytes, data_sum
 from .tree import Array
 
 _SLAB = 1 << 20

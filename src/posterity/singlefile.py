@@ -15,7 +15,9 @@ from .epochreader import Reader
 from .errors import Damaged
 from .filehead import FileHead
 from .foreign import choose_epoch, read_foreign_epoch
-from .layout import Stamp, encode_items, layout_of
+from .frames import Stamp
+from .layout import layout_of
+from .specs import encode_items
 from .tree import flatten, restore
 
 
