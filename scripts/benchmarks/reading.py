@@ -48,7 +48,7 @@ def whole(bench: Bench) -> list[Figure]:
                 return seconds(lambda: run.get_samples(verify=verify))
 
             mine, checked, copied, summed = in_turns(
-                bench.repetitions,
+                2 * bench.repetitions,
                 ours,
                 lambda ours=ours: ours(verify=True),
                 lambda whole=whole: seconds(whole.copy),
@@ -108,7 +108,7 @@ def parts(bench: Bench) -> list[Figure]:
         for name, selection, in_memory, target in cases:
             note(f"  {name}")
             mine, his, memory = in_turns(
-                bench.repetitions,
+                2 * bench.repetitions,
                 lambda s=selection: seconds(lambda: run.get_samples(**s)),
                 lambda s=selection: seconds(lambda: theirs.get_samples(**s)),
                 lambda s=in_memory: seconds(s),

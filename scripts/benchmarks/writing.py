@@ -145,7 +145,7 @@ def tiny(bench: Bench) -> list[Figure]:
         folder = bench.new_folder()
         n = 2000 if not bench.is_quick else 500
         mine, theirs = in_turns(
-            bench.repetitions,
+            2 * bench.repetitions,
             lambda: _flushed(folder, made, n, epochs_per_file=epochs_per_file),  # noqa: B023  # called at once
             lambda: _jexplore(folder, made, 100, epochs_per_file),  # noqa: B023
         )
