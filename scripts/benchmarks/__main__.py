@@ -89,7 +89,7 @@ def lines(name: str, figures: list[Figure], earlier: dict[str, dict[str, object]
 def falls_short(figure: Figure, before: list[Figure]) -> bool:
     """Whether a figure misses its target for what was switched off: it did better with it, beyond doubt."""
     was = next(other for other in before if other.what == figure.what)
-    return figure.verdict == "short" and (was.verdict == "met" or figure.is_worse_than(was))
+    return figure.target is not None and not figure.meets(figure.value) and figure.is_worse_than(was)
 
 
 def agreement(found: dict[str, Figure], earlier: dict[str, dict[str, object]]) -> str:

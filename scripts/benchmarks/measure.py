@@ -39,10 +39,11 @@ class Figure(msgspec.Struct, kw_only=True):
         if self.target is None:
             return ""
         ends = [self.judged] if self.judged != "value" else ["low", "high"]
-        found = {self._meets(getattr(self, end)) for end in ends}
+        found = {self.meets(getattr(self, end)) for end in ends}
         return "open" if len(found) == 2 else "met" if found.pop() else "short"
 
-    def _meets(self, value: float) -> bool:
+    def meets(self, value: float) -> bool:
+        """Whether a value is on the good side of the target."""
         assert self.target is not None
         sign, number = self.target.split()
         return value <= float(number) if sign == "<=" else value >= float(number)
