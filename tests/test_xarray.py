@@ -256,9 +256,9 @@ import dask.array, pandas, xxhash, posterity, posterity.xarrays
 
 dataset = xr.open_dataset(sys.argv[1], engine="posterity", chunks={})
 small = xr.open_dataset(sys.argv[1], engine="posterity", chunks={}).p.isel(draw=slice(0, 10)).mean().compute(scheduler="sync")
-pages = int(open("/proc/self/statm").read().split()[0])
+pages = int(open("/proc/self/statm").read().split()[5])  # not the addresses that malloc reserves for each thread
 limit = pages * resource.getpagesize() + (96 << 20)
-resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 assert dataset.nbytes > 300e6
 try:
     dataset.p.values
@@ -432,7 +432,7 @@ def test_workers_of_a_cluster_read_it_themselves(outdir):
     """A process of Dask's computes from the dataset; what it sends back is the result, not the samples."""
     distributed = pytest.importorskip("distributed")
     with (
-        distributed.LocalCluster(n_workers=1, threads_per_worker=2, dashboard_address=None) as cluster,
+        distributed.LocalCluster(n_workers=1, threads_per_worker=2, dashboard_address="127.0.0.1:0") as cluster,
         distributed.Client(cluster),
     ):
         with open_run(outdir) as run:
