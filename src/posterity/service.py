@@ -11,6 +11,7 @@ import operator
 import os
 import queue
 import signal
+import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -42,6 +43,7 @@ from .threads import OurThread, report_lost
 from .writer import Writer
 
 logger = logging.getLogger(__name__)
+_PACKAGE = str(Path(str(sys.modules["posterity"].__file__)).parent) + os.sep  # whatever folder this module is in
 Handler: TypeAlias = Callable[[int, FrameType | None], object] | int | None
 
 
@@ -339,8 +341,7 @@ def _shapes_of(catalog: Catalog | None) -> tuple[int, Shapes]:
 
 def caller() -> str:
     """The first line of code outside this package on the stack: where the backend was opened."""
-    package = str(Path(__file__).parent)
     frame: FrameType | None = inspect.currentframe()
-    while frame is not None and frame.f_code.co_filename.startswith(package):
+    while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
         frame = frame.f_back
     return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame is not None else ""
