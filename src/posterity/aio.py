@@ -17,6 +17,7 @@ import numpy as np
 from anyio.lowlevel import checkpoint
 
 from .aioreads import AsyncReads, AsyncSnapshot, Readers, in_thread
+from .arrays import Array
 from .diagnosis import Diagnosis
 from .epoch import EpochDict
 from .errors import Closed
@@ -27,7 +28,6 @@ from .room import Ticket
 from .service import Service, caller
 from .snapshot import Snapshot
 from .status import Status
-from .tree import Array
 from .waiting import Loop, is_in_loop, until
 
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ import anyio
 import anyio.to_thread
 from anyio.lowlevel import checkpoint, current_token
 
+from .arrays import Array
 from .diagnosis import LOOK_EVERY_S, Diagnosis
 from .diagnostics import Diagnostics, Stop
 from .epoch import EpochDict, to_epoch
@@ -25,7 +26,6 @@ from .selection import Mask
 from .selection import flatten_samples as flatten_arrays
 from .singlefile import read_epoch
 from .snapshot import Snapshot
-from .tree import Array
 from .variables import Chunks
 from .waiting import Loop, is_in_loop
 

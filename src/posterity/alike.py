@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
+from .arrays import Array
 from .frames import COUNTS_AT, FRAME_HEAD, Stamp
 from .layout import Layout
 from .lookup3 import checksums
 from .sums import data_sum
-from .tree import Array
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -8,9 +8,9 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from .arrays import Array
 from .codec import DEFAULT_LEVEL, Bytes, Packing, known_codecs
 from .layout import Layout, packed_layout
-from .tree import Array
 
 logger = logging.getLogger(__name__)
 _MOST_CHUNKS = 8

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 import msgspec
 import numpy as np
 
+from .arrays import Array
 from .backend import DefaultBackend
 from .branches import Counted, Recorded, epoch_of, nothing_counted, recorded_in
 from .epoch import Epoch, EpochDict
@@ -20,7 +21,6 @@ from .registry import Log
 from .runfolder import ReadFolder
 from .snapshot import Snapshot
 from .steps import Steps
-from .tree import Array
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 import msgspec
 import numpy as np
 
+from .arrays import Array
+from .dtypes import dtype_from_text, dtype_to_text
 from .epoch import Epoch, EpochDict
 from .metadata import Parameter
-from .tree import Array, dtype_from_text, dtype_to_text, flatten
+from .tree import flatten
 
 if TYPE_CHECKING:
     import numpy.typing as npt

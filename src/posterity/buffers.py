@@ -11,7 +11,7 @@ from collections import deque
 
 import numpy as np
 
-from .tree import Array
+from .arrays import Array
 
 _SMALL = 1 << 16
 _PAGE = 4096

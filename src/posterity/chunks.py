@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from . import hdf5
+from .arrays import Array
 from .codec import Bytes
-from .tree import Array
 
 if TYPE_CHECKING:
     import numpy.typing as npt

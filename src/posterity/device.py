@@ -20,8 +20,9 @@ from typing import Any
 
 import numpy as np
 
+from .arrays import Array
 from .buffers import Buffers
-from .tree import Array, DeviceArray, Leaf
+from .tree import DeviceArray, Leaf
 
 SLAB_BYTES = 1 << 23
 _compiled: set[object] = set()  # the kinds of arrays that JAX can cut at once; like its cache, for the whole process

@@ -18,6 +18,8 @@ import msgspec
 import numpy as np
 import xxhash
 
+from .arrays import Array
+from .dtypes import dtype_from_text
 from .epoch import sample_shapes
 from .errors import Closed, OnlyInMemory, SnapshotExpired
 from .gathering import Gathering
@@ -27,7 +29,6 @@ from .run import open_run
 from .selection import Piece, check_thin, count_samples, pieces_from
 from .snapshot import Snapshot
 from .sources import Shelves
-from .tree import Array, dtype_from_text
 from .variables import Samples
 
 if TYPE_CHECKING:

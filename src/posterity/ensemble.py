@@ -17,11 +17,13 @@ from typing import Any, NamedTuple, cast
 import msgspec
 import numpy as np
 
+from .arrays import Array
+from .dtypes import dtype_from_text, dtype_to_text
 from .epoch import Epoch, EpochDict
 from .errors import EpochMismatch, NotStorable
 from .snapshot import Snapshot
 from .steps import Shapes
-from .tree import Array, dtype_from_text, dtype_to_text, flatten
+from .tree import flatten
 
 _CLASS = f"{Epoch.__module__}.{Epoch.__qualname__}"
 

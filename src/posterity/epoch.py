@@ -11,6 +11,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol, cast, runtime_checkable
 
 import numpy as np
 
+from .arrays import Array
 from .buffers import Buffers
 from .device import OnDevice, lies_on_device, take_over
 from .errors import EpochMismatch, NotStorable, UntrustedClass
@@ -19,7 +20,7 @@ from .kinds import Kind, Kinds
 from .layout import Layout, layout_of
 from .metadata import Metadata
 from .specs import encode_items
-from .tree import Array, Item, Leaf, flatten, restore
+from .tree import Item, Leaf, flatten, restore
 
 EpochDict = dict[str, object]
 _SMALL = 1 << 16  # bytes; what is copied in less time than it takes to ask for room

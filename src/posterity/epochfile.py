@@ -14,6 +14,7 @@ import xxhash
 
 from . import hdf5
 from .alike import Numbers, encode_alike
+from .arrays import Array
 from .chunks import Note
 from .disk import Buffer, Disk, is_full
 from .epochreader import Reader
@@ -22,7 +23,6 @@ from .frames import Stamp, align
 from .layout import METADATA_VERSION, PACKED_VERSION, Layout, Region
 from .packed import pack
 from .sums import as_bytes, data_sum
-from .tree import Array
 
 _WORTH_WRITING = 1 << 22
 _WORTH_PUSHING = 1 << 23

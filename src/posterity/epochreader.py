@@ -12,6 +12,7 @@ from typing import Self
 import numpy as np
 
 from . import hdf5
+from .arrays import Array
 from .disk import Disk
 from .errors import Damaged
 from .filehead import (
@@ -31,7 +32,6 @@ from .pages import empty_bytes
 from .rowreader import Place, RowReader, Scratch
 from .rows import Rows
 from .sums import SUM_NAME, data_sum
-from .tree import Array
 
 _MAX_FRAME = 1 << 28
 _MAX_SEARCH = 1 << 24

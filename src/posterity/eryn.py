@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 
+from .arrays import Array
 from .backend import DefaultBackend
 from .branched import Source, StoredRun, WrittenRun, read_recorded
 from .branches import (
@@ -34,6 +35,7 @@ from .branches import (
     masked,
     nothing_counted,
 )
+from .dtypes import dtype_from_text
 from .epoch import Epoch
 from .errors import Closed, EpochMismatch, RunExists
 from .erynreads import ErynReads
@@ -41,7 +43,7 @@ from .metadata import check_parameters
 from .options import parse_options
 from .runfolder import run_folder
 from .steps import MAX_AGE_S, MAX_BYTES
-from .tree import Array, dtype_from_text, flatten
+from .tree import flatten
 
 if TYPE_CHECKING:
     import numpy.typing as npt

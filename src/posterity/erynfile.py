@@ -10,6 +10,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from .arrays import Array
 from .branches import (
     BETA,
     BLOBS,
@@ -23,7 +24,6 @@ from .branches import (
 )
 from .epoch import EpochDict
 from .errors import Damaged
-from .tree import Array
 
 _ARRAYS = {"log_like": LOG_LIKE, "log_prior": LOG_PRIOR, "betas": BETA, "blobs": BLOBS}
 _NUMBERS = {"nwalkers", "ntemps", "branch_names", "iteration", "rj", "has_blobs"}

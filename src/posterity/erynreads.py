@@ -13,8 +13,8 @@ import numpy as np
 
 from .branched import Look, Source, chosen_steps
 from .branches import Counted, Ensemble, Numbers, RandomState, Recorded, from_samples
+from .dtypes import dtype_from_text
 from .errors import MissingExtra
-from .tree import dtype_from_text
 
 try:
     from eryn.backends import Backend

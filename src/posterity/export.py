@@ -15,12 +15,12 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
+from .arrays import Array
 from .draws import Draws, draws_of
 from .errors import ExportExists, NotStorable
 from .metadata import Metadata
 from .reads import Reads
 from .snapshot import Snapshot
-from .tree import Array
 from .variables import (
     CHAIN,
     DRAW,

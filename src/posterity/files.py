@@ -15,6 +15,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 from .alike import WORTH_IT, most_together
+from .arrays import Array
 from .auto import can_choose, choose
 from .catalog import Catalog, filling_name, is_there, open_place, pack_sums, rewrite_name
 from .chores import Chore
@@ -30,7 +31,6 @@ from .layout import PACKED_VERSION, Layout, Region, layout_of, packed_layout
 from .options import Options, file_name
 from .policy import DropFiles, Part, PublishFile, WriteEpochs
 from .registry import Entry, FileSpan
-from .tree import Array
 
 logger = logging.getLogger(__name__)
 _MOST_OPEN = 32  # files that wait for a sync together

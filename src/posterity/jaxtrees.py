@@ -11,9 +11,9 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
+from .dtypes import dtype_to_text
 from .errors import EpochMismatch, MissingExtra, NotStorable
 from .pytrees import Branch, Leaf, Node
-from .tree import dtype_to_text
 
 try:
     import jax

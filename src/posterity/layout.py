@@ -24,14 +24,16 @@ import msgspec
 import numpy as np
 
 from . import hdf5
+from .arrays import Array
 from .chunks import Grid, Index, Note, Table, chunk_shape
 from .codec import LEVELS, Packing
+from .dtypes import dtype_from_text
 from .errors import Damaged
 from .frames import EMPTY_STAMP, PAGE, Stamp, align, begin_frame, complete_frame, frame_size
 from .lookup3 import checksum
 from .specs import PackedSpec, decode_items, decode_packed, encode_items, is_packed
 from .sums import SUM_NAME
-from .tree import MAX_AXES, Array, Item, dtype_from_text
+from .tree import MAX_AXES, Item
 
 FORMAT_VERSION = 1
 PACKED_VERSION = 2

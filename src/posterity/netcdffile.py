@@ -17,8 +17,8 @@ from typing import Any, Self
 import h5py
 import numpy as np
 
+from .arrays import Array
 from .errors import MissingExtra
-from .tree import Array
 from .variables import Plain
 
 try:

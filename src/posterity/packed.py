@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 
 import numpy as np
 
+from .arrays import Array
 from .chunks import Note, Table
 from .codec import Bytes
 from .crew import in_order
@@ -15,7 +16,6 @@ from .errors import Damaged
 from .layout import MOST_PACKED, Layout, Region
 from .pages import empty_bytes
 from .sums import data_sum
-from .tree import Array
 
 _SLAB = 1 << 20
 _Job = tuple[int, int]

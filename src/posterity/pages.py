@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from .tree import Array
+from .arrays import Array
 
 Bytes: TypeAlias = np.ndarray[Any, np.dtype[np.uint8]]
 

@@ -14,9 +14,10 @@ from typing import Annotated, Any, Literal, Protocol, TypeAlias
 import msgspec
 import numpy as np
 
+from .arrays import Array
+from .dtypes import dtype_from_text
 from .errors import Damaged, EpochMismatch
 from .selection import Mask
-from .tree import Array, dtype_from_text
 
 Natural = Annotated[int, msgspec.Meta(ge=0)]
 Node: TypeAlias = "Leaf | Branch"

@@ -8,6 +8,7 @@ import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from .arrays import Array
 from .diagnosis import LOOK_EVERY_S, Diagnosis
 from .diagnostics import Diagnostics, Stop
 from .epoch import EpochDict, to_epoch
@@ -17,7 +18,6 @@ from .selection import Mask
 from .selection import flatten_samples as flatten_arrays
 from .singlefile import read_epoch
 from .snapshot import Snapshot
-from .tree import Array
 from .variables import Chunks
 
 if TYPE_CHECKING:

@@ -12,12 +12,12 @@ from typing import NamedTuple
 import numpy as np
 import xxhash
 
+from .arrays import Array
 from .disk import Disk
 from .errors import Damaged
 from .pages import empty_bytes
 from .rows import Rows, overlap, pieces_of
 from .sums import as_bytes, data_sum
-from .tree import Array
 
 _SLAB = 1 << 20
 _WORTH_SKIPPING = 1 << 15  # bytes that take longer to copy than a call to the system

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from .arrays import Array
 from .registry import Registry
-from .tree import Array
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Generic, Self, TypeVar, cast
 
+from .arrays import Array
 from .diagnosis import Diagnosis
 from .diagnostics import Diagnostics
 from .disk import Disk
@@ -25,7 +26,7 @@ from .selection import Mask, check_thin, count_samples, flatten_samples, pieces,
 from .shelf import Shelf
 from .singlefile import save_epochs
 from .sources import Shelves
-from .tree import Array, restore
+from .tree import restore
 from .variables import Chunks
 
 if TYPE_CHECKING:

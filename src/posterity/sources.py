@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Self
 
+from .arrays import Array
 from .catalog import Catalog, open_place
 from .disk import Disk
 from .epoch import Held
@@ -17,7 +18,6 @@ from .layout import Layout, Region, layout_of
 from .rowreader import Scratch
 from .rows import Rows
 from .shelf import Shelf
-from .tree import Array
 
 
 class Source:

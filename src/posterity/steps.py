@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
+from .arrays import Array
 from .epoch import EpochDict
 from .errors import Closed, WriteFailed
 from .room import Ticket
 from .service import Service
 from .snapshot import Snapshot
 from .threads import report_lost
-from .tree import Array
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -14,8 +14,8 @@ from typing import TypeAlias
 import msgspec
 import numpy as np
 
+from .arrays import Array
 from .metadata import Metadata, Parameter
-from .tree import Array
 
 Dtype: TypeAlias = np.dtype[np.generic]
 Plain: TypeAlias = str | int | float

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 
+from .arrays import Array
 from .backend import DefaultBackend
 from .ensemble import Blobs, Ensemble, WalkersState, read_last, read_newest, read_steps
 from .epoch import EpochDict
@@ -20,7 +21,6 @@ from .runfolder import ReadFolder
 from .service import Service
 from .snapshot import Snapshot
 from .steps import Steps
-from .tree import Array
 
 EPOCHS_PER_FILE = 1000
 

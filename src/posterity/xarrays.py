@@ -14,12 +14,12 @@ from typing import Any, ClassVar, TypeAlias, cast
 
 import numpy as np
 
+from .arrays import Array
 from .draws import AnySnapshot, Draws
 from .errors import MissingExtra
 from .journal import NAME
 from .metadata import Metadata
 from .run import open_run
-from .tree import Array
 from .variables import (
     CHAIN,
     DRAW,

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .arrays import Array
 from .errors import MissingExtra
-from .tree import Array
 from .variables import Plain
 
 try:
