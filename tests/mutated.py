@@ -30,6 +30,7 @@ from posterity import (
     repair,
     verify,
 )
+from posterity.file_names import JOURNAL
 from posterity.foreign import read_foreign_epoch
 
 MOST_S = 30  # for one file, on however busy a machine
@@ -110,7 +111,7 @@ def use_run(folder, name, data):
     """All that opens a run, each on the damage itself."""
     whole = folder / "whole"
     calls = [read_all, verify, go_on, repair, verify, read_all]
-    for call in calls if name == journal.NAME else calls[:2]:
+    for call in calls if name == JOURNAL else calls[:2]:
         outdir = folder / "run"
         if call is not verify or not outdir.exists():
             shutil.rmtree(outdir, ignore_errors=True)
@@ -158,7 +159,7 @@ def main(kind, folder, first, count):
         "ours": (FIXTURES / "version-3" / "epochs_1.h5").read_bytes,
         "repacked": lambda: repacked(folder / "x.h5"),
     }
-    name = "epochs_1.h5" if kind == "file" else journal.NAME
+    name = "epochs_1.h5" if kind == "file" else JOURNAL
     data = foreign[kind]() if kind in foreign else (source / name).read_bytes()
     if kind not in foreign:
         shutil.copytree(source, folder / "whole")

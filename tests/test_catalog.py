@@ -6,19 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from posterity.catalog import (
-    Catalog,
-    aside_name,
-    filling_name,
-    open_place,
-    pack_sums,
-    replayed,
-    rewrite_name,
-    unpack_sums,
-)
+from posterity.catalog import Catalog, open_place, pack_sums, replayed, unpack_sums
 from posterity.disk import Disk
 from posterity.epochfile import EpochFile
 from posterity.errors import Damaged
+from posterity.file_names import aside_name, filling_name, rewrite_name
 from posterity.filehead import FileHead
 from posterity.journal import (
     Began,

@@ -30,6 +30,7 @@ from posterity import (
 from posterity.codec import Packing
 from posterity.disk import Disk
 from posterity.epochreader import Reader
+from posterity.file_names import JOURNAL
 from posterity.layout import layout_of
 from posterity.metadata import Metadata
 from posterity.specs import encode_items
@@ -94,7 +95,7 @@ def packings(outdir):
 
 def version_of(path):
     """The format version in the head of a file, or of the journal."""
-    return struct.unpack_from("<I", path.read_bytes(), 8 if path.name == journal.NAME else 72)[0]
+    return struct.unpack_from("<I", path.read_bytes(), 8 if path.name == JOURNAL else 72)[0]
 
 
 def check(outdir, epochs=EPOCHS, burn=0):
@@ -188,14 +189,14 @@ def test_a_file_that_was_begun_without_goes_on_without(tmp_path, without_metadat
 def test_without_compression_nothing_changes(tmp_path, without_metadata):
     """Files and journal are of the first version, for those who know no other."""
     write(tmp_path)
-    assert [version_of(tmp_path / name) for name in ("epochs_1.h5", "epochs_2.h5", journal.NAME)] == [1, 1, 1]
+    assert [version_of(tmp_path / name) for name in ("epochs_1.h5", "epochs_2.h5", JOURNAL)] == [1, 1, 1]
 
 
 def test_who_does_not_know_compression_is_told(tmp_path, monkeypatch, without_metadata):
     """A run in which compression begins gets a journal of the second version before anything else."""
     write(tmp_path, EPOCHS[:2])
     write(tmp_path, EPOCHS[2:], compression="gzip")
-    assert [version_of(tmp_path / name) for name in ("epochs_1.h5", "epochs_2.h5", journal.NAME)] == [1, 2, 2]
+    assert [version_of(tmp_path / name) for name in ("epochs_1.h5", "epochs_2.h5", JOURNAL)] == [1, 2, 2]
     monkeypatch.setattr(journal, "VERSION", 1)
     monkeypatch.setattr("posterity.filehead.METADATA_VERSION", 1)
     with pytest.raises(NewerFormat):
@@ -210,15 +211,15 @@ def test_a_journal_goes_back_when_nothing_is_compressed_any_more(tmp_path, monke
     write(tmp_path, EPOCHS, epochs_per_file=1, compression="gzip")
     monkeypatch.setattr("posterity.store._is_long", lambda _: True)
     with DefaultBackend(outdir=tmp_path, epochs_per_file=1) as backend:
-        assert version_of(tmp_path / journal.NAME) == 2
+        assert version_of(tmp_path / JOURNAL) == 2
         backend.ingest(EPOCHS[0])
         backend.flush()
-        assert version_of(tmp_path / journal.NAME) == 2
+        assert version_of(tmp_path / JOURNAL) == 2
         backend.set_burn(sum(LENGTHS))
         backend.flush()
         backend.ingest(EPOCHS[1])
         backend.flush()
-        assert version_of(tmp_path / journal.NAME) == 1
+        assert version_of(tmp_path / JOURNAL) == 1
     assert verify(tmp_path).is_good
 
 
@@ -332,13 +333,13 @@ def test_a_run_whose_writer_was_killed_goes_on(tmp_path, options):
     """What is in the filling file is taken over, also what the journal doesn't know."""
     with DefaultBackend(outdir=tmp_path / "run", epochs_per_file=9, **options) as backend:
         backend.ingest(EPOCHS[0]).flush()
-        short = (tmp_path / "run" / journal.NAME).read_bytes()
+        short = (tmp_path / "run" / JOURNAL).read_bytes()
         backend.ingest(EPOCHS[1]).flush()
         shutil.copytree(tmp_path / "run", tmp_path / "left", ignore=shutil.ignore_patterns("*.lock"))
     for folder, data in [("knows", None), ("knows not", short)]:
         shutil.copytree(tmp_path / "left", tmp_path / folder)
         if data is not None:
-            (tmp_path / folder / journal.NAME).write_bytes(data)
+            (tmp_path / folder / JOURNAL).write_bytes(data)
         write(tmp_path / folder, EPOCHS[2:], epochs_per_file=9, **options)
         check(tmp_path / folder)
         assert None not in packings(tmp_path / folder)
@@ -349,12 +350,12 @@ def test_an_epoch_that_was_being_written_is_not_taken_in(tmp_path, options):
     """Wherever the power went: what isn't whole at the end of the filling file never was."""
     with DefaultBackend(outdir=tmp_path / "run", epochs_per_file=9, **options) as backend:
         backend.ingest(EPOCHS[0]).flush()
-        short = (tmp_path / "run" / journal.NAME).read_bytes()
+        short = (tmp_path / "run" / JOURNAL).read_bytes()
         end = (tmp_path / "run" / ".epochs_1.h5.filling").stat().st_size
         backend.ingest(EPOCHS[1]).flush()
         whole = (tmp_path / "run" / ".epochs_1.h5.filling").read_bytes()
         shutil.copytree(tmp_path / "run", tmp_path / "left", ignore=shutil.ignore_patterns("*.lock"))
-    (tmp_path / "left" / journal.NAME).write_bytes(short)
+    (tmp_path / "left" / JOURNAL).write_bytes(short)
     for at in range(end + 10, len(whole) - 8, 997):
         data = bytearray(whole)
         data[at : at + 64] = bytes(len(data[at : at + 64]))
@@ -376,7 +377,7 @@ def test_a_lost_journal_is_rebuilt(tmp_path, options, burn):
     write(tmp_path, **options)
     with DefaultBackend(burn, outdir=tmp_path):
         pass
-    (tmp_path / journal.NAME).unlink()
+    (tmp_path / JOURNAL).unlink()
     write(tmp_path, EPOCHS[:1], **options)
     check(tmp_path, [*EPOCHS, EPOCHS[0]], burn=burn)
 
@@ -385,12 +386,12 @@ def test_a_lost_journal_is_rebuilt(tmp_path, options, burn):
 def test_a_damaged_journal_is_repaired(tmp_path, options):
     """`repair` writes one of the right version, from the files."""
     write(tmp_path, **options)
-    data = bytearray((tmp_path / journal.NAME).read_bytes())
+    data = bytearray((tmp_path / JOURNAL).read_bytes())
     data[len(data) // 2] ^= 0x41
-    (tmp_path / journal.NAME).write_bytes(data)
+    (tmp_path / JOURNAL).write_bytes(data)
     repair(tmp_path)
     check(tmp_path)
-    assert version_of(tmp_path / journal.NAME) == 3
+    assert version_of(tmp_path / JOURNAL) == 3
 
 
 @CODECS

@@ -14,11 +14,11 @@ from posterity import (
     PosterityError,
     RunLocked,
     SnapshotExpired,
-    journal,
     open_run,
     repair,
     verify,
 )
+from posterity.file_names import JOURNAL
 from smallchunks import small_chunks
 
 LENGTHS = [3, 4, 5, 3, 4]
@@ -125,10 +125,10 @@ def test_every_region_of_a_file(run, name):
 @pytest.mark.timeout(300)
 def test_every_region_of_the_journal(run, tmp_path):
     """A journal with a byte that changed is found and repaired: every epoch is there again, and the burn."""
-    size = (run / journal.NAME).stat().st_size
+    size = (run / JOURNAL).stat().st_size
     for at in range(0, size, 29):
         damaged = shutil.copytree(run, tmp_path / f"run-{at}")
-        flip(damaged / journal.NAME, at)
+        flip(damaged / JOURNAL, at)
         before = contents(damaged)
         try:
             DefaultBackend(outdir=damaged).close()  # a torn last record is an append that never happened
@@ -149,15 +149,15 @@ def test_every_region_of_the_journal(run, tmp_path):
 def test_a_damaged_journal_is_kept(run):
     """The old journal is beside the new one, and so is each older one."""
     for aside in ("posterity.journal.aside", "posterity.journal.aside1"):
-        flip(run / journal.NAME, 30)
-        damaged = (run / journal.NAME).read_bytes()
+        flip(run / JOURNAL, 30)
+        damaged = (run / JOURNAL).read_bytes()
         repair(run)
         assert (run / aside).read_bytes() == damaged
 
 
 def test_a_lost_journal_is_rebuilt(run):
     """Without a journal, the files say all but what was burned since."""
-    (run / journal.NAME).unlink()
+    (run / JOURNAL).unlink()
     assert [str(problem) for problem in verify(run).problems] == ["posterity.journal: there is no journal"]
     repair(run)
     assert verify(run).is_good
@@ -178,7 +178,7 @@ def test_a_missing_file_is_named(run):
 def test_a_missing_file_and_no_journal(run):
     """With the journal lost too, the run opens again after a repair, with a hole that says what it is."""
     (run / "epochs_2.h5").unlink()
-    (run / journal.NAME).unlink()
+    (run / JOURNAL).unlink()
     with pytest.raises(Damaged, match=r"a file is missing"):
         DefaultBackend(outdir=run)
     done = repair(run)
@@ -196,7 +196,7 @@ def test_a_destroyed_epoch_and_no_journal(run):
     with open_run(run) as opened:
         base = opened._catalog.places[2].base
     flip(run / "epochs_2.h5", base)
-    (run / journal.NAME).unlink()
+    (run / JOURNAL).unlink()
     with pytest.raises(Damaged, match=r"epochs_2\.h5 is damaged"):
         DefaultBackend(outdir=run)
     assert any("epochs_2.h5 is damaged at offset" in what for what in repair(run).lost)
@@ -245,7 +245,7 @@ def test_a_file_of_another_run_is_set_aside(run, tmp_path):
     with DefaultBackend(outdir=tmp_path / "other") as backend:
         backend.ingest(epoch_dict(0, 3))
     shutil.copy(tmp_path / "other" / "epochs_1.h5", run / "epochs_8.h5")
-    (run / journal.NAME).unlink()
+    (run / JOURNAL).unlink()
     with pytest.raises(ForeignFiles):
         DefaultBackend(outdir=run)
     assert "epochs_8.h5 was set aside" in str(repair(run))
@@ -277,7 +277,7 @@ def test_what_is_no_run(tmp_path):
 def test_errors_are_ours(run):
     """Whatever is flipped, only errors of ours come out of opening and reading."""
     rng = np.random.default_rng(5)
-    names = [journal.NAME, "epochs_1.h5", "epochs_3.h5"]
+    names = [JOURNAL, "epochs_1.h5", "epochs_3.h5"]
     for _ in range(60):
         name = names[rng.integers(3)]
         data = (run / name).read_bytes()

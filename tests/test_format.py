@@ -12,6 +12,7 @@ from known import assert_same
 from posterity import Burned, DefaultBackend, Metadata, NewerFormat, journal, open_run, read_epoch, verify
 from posterity.disk import Disk
 from posterity.epochreader import Reader
+from posterity.file_names import JOURNAL
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -21,7 +22,7 @@ VERSIONS = {"version-1": EPOCHS, "version-2": PACKED_EPOCHS, "version-3": EPOCHS
 
 def version_of(path):
     """The format version in the head of a file, or of the journal."""
-    return struct.unpack_from("<I", path.read_bytes(), 8 if path.name == journal.NAME else 72)[0]
+    return struct.unpack_from("<I", path.read_bytes(), 8 if path.name == JOURNAL else 72)[0]
 
 
 def cut(epoch, burned):
@@ -94,7 +95,7 @@ def test_files_of_version_2_are_compressed(tmp_path, name, codec):
     assert max(grid.nchunks for grid in layout.grids.values()) > 1
 
 
-@pytest.mark.parametrize("without", [[], [journal.NAME], [journal.NAME, "epochs_2.h5"]], ids=len)
+@pytest.mark.parametrize("without", [[], [JOURNAL], [JOURNAL, "epochs_2.h5"]], ids=len)
 def test_metadata_of_version_3_are_read(tmp_path, without):
     """From the journal, or from the files if it is lost; a number that is none comes back as such."""
     folder = shutil.copytree(FIXTURES / "version-3", tmp_path / "run")
@@ -116,7 +117,7 @@ def test_a_run_of_an_earlier_version_stays_one(tmp_path, name):
         assert backend.metadata == Metadata(started_at=began_at)
         assert began_at > 1.7e9
     assert {version_of(path) for path in folder.glob("*.h5")} <= {1, int(name[-1])}
-    assert version_of(folder / journal.NAME) == int(name[-1])
+    assert version_of(folder / JOURNAL) == int(name[-1])
 
 
 @pytest.mark.parametrize("name", ["version-1", "version-2"])
@@ -125,7 +126,7 @@ def test_a_run_of_an_earlier_version_gets_metadata(tmp_path, name):
     folder = shutil.copytree(FIXTURES / name, tmp_path / "run")
     with DefaultBackend(outdir=folder, epochs_per_file=2, parameters=["a", "b", "c"], chains={"walker": 2}) as backend:
         backend.flush()
-        assert version_of(folder / journal.NAME) == 3
+        assert version_of(folder / JOURNAL) == 3
         backend.ingest(VERSIONS[name][0])
         given = backend.metadata
     assert [version_of(folder / f"epochs_{n}.h5") for n in (1, 2)] == [int(name[-1]), 3]
@@ -137,7 +138,7 @@ def test_a_run_of_an_earlier_version_gets_metadata(tmp_path, name):
 
 def test_a_journal_of_a_later_version_is_refused(version_1):
     """Its version stands in its header; the error says what to do."""
-    path = version_1 / journal.NAME
+    path = version_1 / JOURNAL
     data = bytearray(path.read_bytes())
     data[8] = journal.VERSION + 1
     path.write_bytes(data)

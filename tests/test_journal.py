@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from posterity import journal
 from posterity.disk import Disk
 from posterity.errors import Damaged, NewerFormat
+from posterity.file_names import JOURNAL
 from posterity.journal import (
     Annotated,
     Began,
@@ -197,7 +198,7 @@ def test_without_a_journal_there_is_none(disk):
 def test_what_is_appended_is_read(disk, log):
     """Records are there when the call returns; the journal has its name, and no other file is left."""
     assert content(disk) == [*BATCHES[0], *BATCHES[1]]
-    assert disk.names() == [journal.NAME]
+    assert disk.names() == [JOURNAL]
 
 
 def test_a_journal_is_gone_on_with(disk, log):
@@ -210,10 +211,10 @@ def test_a_journal_is_gone_on_with(disk, log):
 
 def test_what_a_crash_left_behind_is_cut_off(disk, log):
     """Opening again cuts a torn tail off, however long it was: it can't be mistaken for damage later."""
-    with (disk.folder / journal.NAME).open("ab") as file:
+    with (disk.folder / JOURNAL).open("ab") as file:
         file.write(encode_batch(BATCHES[3], log.end)[:-1] + b"\xff" * 1000)
     again = Journal.open(disk, decode(journal.read(disk))[1])
-    assert (disk.folder / journal.NAME).stat().st_size == again.end
+    assert (disk.folder / JOURNAL).stat().st_size == again.end
     again.append(BATCHES[2])
     again.close()
     assert content(disk) == [*BATCHES[0], *BATCHES[1], *BATCHES[2]]
@@ -221,7 +222,7 @@ def test_what_a_crash_left_behind_is_cut_off(disk, log):
 
 def test_a_new_journal_takes_the_place_of_the_old_one(disk, log):
     """Who has the old one open goes on reading that."""
-    fd = disk.open(journal.NAME)
+    fd = disk.open(JOURNAL)
     new = Journal.create(disk, [BEGAN, Passed(0, 0, 3)])
     memory = bytearray(disk.size(fd))
     disk.read_at(fd, 0, memoryview(memory))
@@ -334,7 +335,7 @@ def test_a_new_journal_whose_name_was_not_synced_failed(failing_disk):
 def test_no_descriptor_is_left_when_a_journal_cannot_be_gone_on_with(failing_disk, call):
     """A failure while a torn tail is cut off gives the descriptor back."""
     Journal.create(failing_disk, BATCHES[0]).close()
-    with (failing_disk.folder / journal.NAME).open("ab") as file:
+    with (failing_disk.folder / JOURNAL).open("ab") as file:
         file.write(b"torn")
     failing_disk.failing = call
     with pytest.raises(OSError, match="Input/output"):

@@ -15,7 +15,8 @@ import pytest
 from posterity import lock as lock_module
 from posterity.disk import Disk
 from posterity.errors import RunLocked
-from posterity.lock import NAME, Holder, Lock
+from posterity.file_names import LOCK
+from posterity.lock import Holder, Lock
 
 
 @pytest.fixture
@@ -81,7 +82,7 @@ def test_a_folder_that_was_moved_before_it_was_locked_can_be_locked(tmp_path):
     (tmp_path / "old").rename(tmp_path / "new")
     lock = Lock(disk, "")
     lock.acquire()
-    assert (tmp_path / "new" / NAME).exists()
+    assert (tmp_path / "new" / LOCK).exists()
     lock.release()
     disk.leave()
 
@@ -120,10 +121,10 @@ def test_a_refused_lock_does_not_loosen_the_one_that_holds(disk, lock):
 def test_the_file_says_who_has_it(disk, lock):
     """While it is held, the lock's file names the holder; after that it is empty."""
     lock.acquire()
-    holder = msgspec.json.decode((disk.folder / NAME).read_bytes(), type=Holder)
+    holder = msgspec.json.decode((disk.folder / LOCK).read_bytes(), type=Holder)
     assert (holder.pid, holder.host, holder.where) == (os.getpid(), socket.gethostname(), "run.py:3")
     lock.release()
-    assert (disk.folder / NAME).read_bytes() == b""
+    assert (disk.folder / LOCK).read_bytes() == b""
 
 
 def test_who_opens_waits_for_who_is_closing(disk, lock):
@@ -259,7 +260,7 @@ def test_a_killed_holder_does_not_block(disk, lock, other_process):
     """A process that was killed has no lock any more, though its name is still in the file."""
     other_process.kill()
     other_process.wait(60)
-    assert (disk.folder / NAME).read_bytes()
+    assert (disk.folder / LOCK).read_bytes()
     lock.acquire()
 
 
@@ -316,7 +317,7 @@ def no_locks(monkeypatch):
 def held_by(disk, **fields):
     """Have the file say that somebody has it."""
     me = Holder(socket.gethostname(), os.getpid(), lock_module._start_of(os.getpid()), time.time(), "", True)
-    (disk.folder / NAME).write_bytes(msgspec.json.encode(msgspec.structs.replace(me, **fields)))
+    (disk.folder / LOCK).write_bytes(msgspec.json.encode(msgspec.structs.replace(me, **fields)))
 
 
 def test_the_file_is_the_lock_where_there_are_none(disk, lock, no_locks):
@@ -339,7 +340,7 @@ def test_a_holder_on_another_host_is_never_broken(disk, lock, no_locks):
     with pytest.raises(RunLocked, match="on elsewhere") as caught:
         lock.acquire()
     assert "silent" not in str(caught.value)
-    os.utime(disk.folder / NAME, (time.time() - 7200,) * 2)
+    os.utime(disk.folder / LOCK, (time.time() - 7200,) * 2)
     with pytest.raises(RunLocked, match=r"silent for 7\d\d\d s: if it is dead, remove posterity\.lock"):
         lock.acquire()
 
@@ -355,17 +356,17 @@ def test_the_heartbeat_is_the_files_time(disk, lock, no_locks):
     """Without locks, a beat shows others that the holder lives; with locks it does nothing."""
     lock.beat()
     lock.acquire()
-    os.utime(disk.folder / NAME, (0, 0))
+    os.utime(disk.folder / LOCK, (0, 0))
     lock.beat()
-    assert time.time() - (disk.folder / NAME).stat().st_mtime < 600
+    assert time.time() - (disk.folder / LOCK).stat().st_mtime < 600
 
 
 def test_with_locks_there_is_no_heartbeat(disk, lock):
     """The system itself knows that a holder lives."""
     lock.acquire()
-    os.utime(disk.folder / NAME, (0, 0))
+    os.utime(disk.folder / LOCK, (0, 0))
     lock.beat()
-    assert (disk.folder / NAME).stat().st_mtime == 0
+    assert (disk.folder / LOCK).stat().st_mtime == 0
 
 
 def test_another_failure_to_lock_is_an_error(disk, lock, monkeypatch):
@@ -382,7 +383,7 @@ def test_another_failure_to_lock_is_an_error(disk, lock, monkeypatch):
 @pytest.mark.parametrize("data", [b"", b"\xff\xfe", b"{}", b'{"host": "\xff"}', b"[" * 5000, b"x" * 10_000])
 def test_a_file_that_says_nothing_is_free(disk, lock, data):
     """A lock's file without a holder that can be read belongs to nobody."""
-    (disk.folder / NAME).write_bytes(data)
+    (disk.folder / LOCK).write_bytes(data)
     lock.acquire()
 
 

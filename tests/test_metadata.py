@@ -30,6 +30,7 @@ from posterity import (
 )
 from posterity.disk import Disk
 from posterity.epochreader import Reader
+from posterity.file_names import JOURNAL
 from posterity.jexplore import described
 from posterity.metadata import Given, begun, completed, continued, decode, encode
 from posterity.options import parse_options
@@ -208,7 +209,7 @@ def test_names_of_samples_that_are_gone_do_no_harm(tmp_path):
         for epoch in (both, only_p, only_p):
             backend.ingest(epoch)
         backend.set_burn(10)
-    (tmp_path / journal.NAME).unlink()
+    (tmp_path / JOURNAL).unlink()
     for options in ({}, named):
         with DefaultBackend(outdir=tmp_path, **options) as backend:
             assert names(backend.metadata, "q") == ["a", "b", "c"]
@@ -431,7 +432,7 @@ def test_long_metadata_take_several_attributes(tmp_path, n):
         assert json.loads(text)["parameters"]["p"][-1] == {"name": f"☉{n - 1}"}
         assert file["epoch_0/samples/p"].shape == (2, n, 3)
     assert verify(tmp_path).is_good
-    (tmp_path / journal.NAME).unlink()
+    (tmp_path / JOURNAL).unlink()
     with DefaultBackend(outdir=tmp_path) as backend:
         assert backend.metadata == given_metadata
 
@@ -445,7 +446,7 @@ def test_metadata_come_back_without_the_journal(tmp_path, filling):
         given_metadata = backend.metadata
         copied = subprocess.run(["cp", "-r", tmp_path / "run", tmp_path / "left"], check=True)
         assert copied.returncode == 0
-    (tmp_path / "left" / journal.NAME).unlink()
+    (tmp_path / "left" / JOURNAL).unlink()
     (tmp_path / "left" / "posterity.lock").unlink()
     with DefaultBackend(outdir=tmp_path / "left") as backend:
         assert repr(backend.metadata) == repr(given_metadata)
@@ -459,7 +460,7 @@ def test_a_file_is_sealed_with_what_is_known_by_then(tmp_path):
     with DefaultBackend(outdir=outdir, epochs_per_file=2, parameters=["m1", "m2"]) as backend:
         backend.ingest(epoch_dict(4, 3))
     assert [each["name"] for each in in_file(outdir / "epochs_1.h5")["parameters"]["p"]] == ["m1", "m2"]
-    (outdir / journal.NAME).unlink()
+    (outdir / JOURNAL).unlink()
     with DefaultBackend(outdir=outdir) as backend:
         assert names(backend.metadata) == ["m1", "m2"]
 
@@ -468,7 +469,7 @@ def test_a_file_is_sealed_with_what_is_known_by_then(tmp_path):
 def test_repair_keeps_metadata(tmp_path, has_journal):
     """From what is left of the journal, or from the files."""
     given_metadata = write(tmp_path, **GIVEN)
-    path = tmp_path / journal.NAME
+    path = tmp_path / JOURNAL
     if has_journal:
         data = bytearray(path.read_bytes())
         data[-30] ^= 1
@@ -486,11 +487,11 @@ def test_metadata_survive_compaction(tmp_path, monkeypatch):
     """A journal that is written anew says the same of the numbers."""
     given_metadata = write(tmp_path, **GIVEN)
     monkeypatch.setattr("posterity.store._is_long", lambda _: True)
-    before = (tmp_path / journal.NAME).stat().st_ino
+    before = (tmp_path / JOURNAL).stat().st_ino
     with DefaultBackend(outdir=tmp_path) as backend:
         backend.ingest(epoch_dict(12, 3))
         backend.flush()
-        assert (tmp_path / journal.NAME).stat().st_ino != before
+        assert (tmp_path / JOURNAL).stat().st_ino != before
     with open_run(tmp_path) as run:
         assert repr(run.metadata) == repr(given_metadata)
 
@@ -567,10 +568,10 @@ def test_a_reader_sees_new_labels(tmp_path):
 def test_nothing_is_written_if_nothing_is_new(tmp_path):
     """Who opens a run with what it has already leaves its journal as it is."""
     write(tmp_path, **GIVEN)
-    before = (tmp_path / journal.NAME).read_bytes()
+    before = (tmp_path / JOURNAL).read_bytes()
     with DefaultBackend(outdir=tmp_path, epochs_per_file=2, **GIVEN):
         pass
-    assert (tmp_path / journal.NAME).read_bytes() == before
+    assert (tmp_path / JOURNAL).read_bytes() == before
 
 
 # ---- jexplore's epochs -----------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import pytest
 
 import mutated
 from posterity import Damaged, DefaultBackend, journal, open_run
+from posterity.file_names import JOURNAL
 
 KINDS = {"jexplore": 800, "ours": 400, "repacked": 400, "file": 300, "journal": 150, "forged journal": 200}
 
@@ -47,7 +48,7 @@ def test_a_journal_that_claims_too_much_is_damage(tmp_path, claim):
     outdir = tmp_path / "run"
     with DefaultBackend(outdir=outdir) as backend:
         backend.ingest({"samples": {"p": np.zeros((1, 1, 1_000_000))}})
-    records, _ = journal.decode((outdir / journal.NAME).read_bytes())
+    records, _ = journal.decode((outdir / JOURNAL).read_bytes())
     at = next(i for i, record in enumerate(records) if isinstance(record, journal.Stored))
     stored = records[at]
     if claim == "a longer epoch":
@@ -60,6 +61,6 @@ def test_a_journal_that_claims_too_much_is_damage(tmp_path, claim):
         records[grouped] = msgspec.structs.replace(records[grouped], epochs_per_file=20)
         records[-1] = msgspec.structs.replace(records[-1], stop=20)
     header = journal.encode_header(journal.VERSION)
-    (outdir / journal.NAME).write_bytes(header + journal.encode_batch(records, len(header)))
+    (outdir / JOURNAL).write_bytes(header + journal.encode_batch(records, len(header)))
     with open_run(outdir) as run, pytest.raises(Damaged, match=r"by the journal|more in it than it can hold"):
         run.get_samples()

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from posterity.codec import Packing
 from posterity.errors import MissingExtra, UnknownOption
+from posterity.file_names import file_name, file_pattern
 from posterity.metadata import Parameter
-from posterity.options import Options, file_name, file_pattern, parse_options
+from posterity.options import Options, parse_options
 
 
 def test_nothing_given_means_the_defaults():

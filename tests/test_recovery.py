@@ -14,6 +14,7 @@ from posterity.catalog import Catalog, open_place, pack_sums
 from posterity.chores import Chore, Chores
 from posterity.epochfile import EpochFile
 from posterity.errors import Damaged, ForeignFiles
+from posterity.file_names import JOURNAL, NEW_JOURNAL
 from posterity.filehead import FileHead
 from posterity.frames import Stamp
 from posterity.journal import (
@@ -192,11 +193,11 @@ def test_a_folder_of_other_things_holds_no_run(disk):
 
 def test_a_journal_that_was_being_made_is_removed(disk, author):
     """A new journal that didn't get its name is taken away, with a run or without."""
-    (disk.folder / journal.NEW_NAME).write_bytes(b"half")
-    assert told(find(disk).chores) == [("remove", journal.NEW_NAME, "")]
+    (disk.folder / NEW_JOURNAL).write_bytes(b"half")
+    assert told(find(disk).chores) == [("remove", NEW_JOURNAL, "")]
     author.journal()
-    (disk.folder / journal.NEW_NAME).write_bytes(b"half")
-    assert told(find(disk).chores) == [("remove", journal.NEW_NAME, "")]
+    (disk.folder / NEW_JOURNAL).write_bytes(b"half")
+    assert told(find(disk).chores) == [("remove", NEW_JOURNAL, "")]
 
 
 def test_foreign_files_are_refused_by_name(disk):
@@ -254,7 +255,7 @@ def test_a_run_is_found_as_it_was_left(disk, author):
     author.say(Burned(3, 3))
     author.journal()
     found = find(disk)
-    assert found.end == (disk.folder / journal.NAME).stat().st_size
+    assert found.end == (disk.folder / JOURNAL).stat().st_size
     assert found.chores == []
     assert known(found.catalog) == known(author.catalog)
     assert found.catalog.registry().burn == 3
@@ -286,9 +287,9 @@ def test_a_damaged_journal_is_an_error(disk, author):
     """Damage before good records raises; no shorter run is made of it."""
     author.published(1, 0, 0)
     author.journal()
-    data = bytearray((disk.folder / journal.NAME).read_bytes())
+    data = bytearray((disk.folder / JOURNAL).read_bytes())
     data[40] ^= 1
-    (disk.folder / journal.NAME).write_bytes(data)
+    (disk.folder / JOURNAL).write_bytes(data)
     with pytest.raises(Damaged, match="good records follow"):
         find(disk)
 
@@ -523,7 +524,7 @@ def test_an_epoch_that_is_not_the_next_one_is_not_taken_in(disk, author, change)
 
 def rebuilt(disk, caplog=None):
     """Take the journal away, and rebuild the run from its files."""
-    disk.remove(journal.NAME, missing_ok=True)
+    disk.remove(JOURNAL, missing_ok=True)
     found = find(disk)
     assert found.end is None
     check(disk, found.catalog)
@@ -675,7 +676,7 @@ def test_a_file_with_its_published_name_was_published(tmp_path):
     with DefaultBackend(outdir=outdir, epochs_per_file=2) as backend:
         for epoch in epochs:
             backend.ingest(epoch)
-    path = outdir / journal.NAME
+    path = outdir / JOURNAL
     assert isinstance(journal.decode(path.read_bytes())[0][-1], Published)
     path.write_bytes(path.read_bytes()[:-1])
     with DefaultBackend(outdir=outdir, epochs_per_file=2) as backend:

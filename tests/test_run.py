@@ -19,8 +19,8 @@ from known import epoch_dict
 from posterity import Closed, Damaged, DefaultBackend, Epoch, SnapshotExpired, open_run
 from posterity.catalog import pack_sums, replayed
 from posterity.disk import Disk
+from posterity.file_names import JOURNAL
 from posterity.journal import (
-    NAME,
     Began,
     Burned,
     Described,
@@ -384,7 +384,7 @@ def test_a_batch_that_is_being_written_comes_later(disk, follower):
     follower.read_new()
     end = journal.end
     journal.append([stored(1)])
-    path = disk.folder / NAME
+    path = disk.folder / JOURNAL
     whole = path.read_bytes()
     with path.open("r+b") as file:
         for cut in (end + 1, end + 20, len(whole) - 1):
@@ -406,7 +406,7 @@ def test_what_a_crash_cut_short_is_forgotten(disk, follower):
     end = journal.end
     journal.append([stored(1), stored(2)])
     journal.close()
-    os.truncate(disk.folder / NAME, journal.end - 1)
+    os.truncate(disk.folder / JOURNAL, journal.end - 1)
     assert len(follower.read_new()[1]) == 4
     journal = Journal.open(disk, end)
     journal.append([Passed(1, 10, 10)])
@@ -428,13 +428,13 @@ def test_a_journal_that_was_overwritten_is_another(disk, follower, nepochs):
     """Somebody copies another journal over it, of any length: it isn't taken for the old one gone on."""
     journal_of(disk, 5).close()
     follower.read_new()
-    path = disk.folder / NAME
+    path = disk.folder / JOURNAL
     inode = path.stat().st_ino
     (disk.folder / "other").mkdir()
     other = Disk(disk.folder / "other")
     other.enter()
     journal_of(other, nepochs, generation=1).close()
-    path.write_bytes((other.folder / NAME).read_bytes())
+    path.write_bytes((other.folder / JOURNAL).read_bytes())
     assert path.stat().st_ino == inode
     is_new, records = follower.read_new()
     assert is_new
@@ -450,7 +450,7 @@ def test_damage_is_said_each_time(disk):
         at = journal.end + 30
         journal.append([stored(1)])
         journal.append([stored(2)])
-        path = disk.folder / NAME
+        path = disk.folder / JOURNAL
         good = path.read_bytes()
         for damaged in (good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :], b"not a journal", b""):
             path.write_bytes(damaged)
@@ -474,7 +474,7 @@ def test_a_shorter_journal_that_says_the_same_changes_nothing(outdir, backend, r
     backend.close()
     disk = Disk(outdir)
     disk.enter()
-    records, _ = decode((outdir / NAME).read_bytes())
+    records, _ = decode((outdir / JOURNAL).read_bytes())
     Journal.create(disk, list(replayed(records).records())).close()
     disk.leave()
     assert_shows(run, 0, 30)
@@ -534,7 +534,7 @@ def test_older_snapshots_keep_their_registry(disk):
 def test_a_registry_to_go_on_from_shares_nothing(disk):
     """What the writer adds to the registry that it found changes nothing of what the journal says, nor the other way."""
     journal_of(disk, 2).close()
-    catalog = replayed(decode((disk.folder / NAME).read_bytes())[0])
+    catalog = replayed(decode((disk.folder / JOURNAL).read_bytes())[0])
     ours = admit(catalog.registry(), 5, 100)
     catalog.apply(stored(2))
     catalog.apply(stored(3))

@@ -15,10 +15,9 @@ from .catalog import Catalog, open_place, replayed
 from .disk import Disk
 from .epochreader import Reader
 from .errors import Damaged
+from .file_names import DEFAULT_FMT, JOURNAL, candidates, file_name, numbered
 from .frames import Stamp
 from .journal import Place
-from .options import DEFAULT_FMT, file_name
-from .rebuild import candidates, numbered
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -91,7 +90,7 @@ class _Inspection:
         try:
             catalog = self._read_journal()
         except Damaged as error:
-            self._problems.append(Problem(journal.NAME, str(error)))
+            self._problems.append(Problem(JOURNAL, str(error)))
             catalog = None
         if catalog is not None:
             self._burn = catalog.registry().burn
@@ -108,7 +107,7 @@ class _Inspection:
         if data is None:
             if not candidates(self._disk.names(), DEFAULT_FMT):
                 raise FileNotFoundError(errno.ENOENT, "there is no run", str(self._disk.folder))
-            self._problems.append(Problem(journal.NAME, "there is no journal"))
+            self._problems.append(Problem(JOURNAL, "there is no journal"))
             return None
         return replayed(journal.decode(data)[0])
 
@@ -116,7 +115,7 @@ class _Inspection:
         place = catalog.places[index]
         if place is None:
             if not catalog.entry(index).is_burned(self._burn):
-                self._problems.append(Problem(journal.NAME, "it is in no file, and wasn't burned", index))
+                self._problems.append(Problem(JOURNAL, "it is in no file, and wasn't burned", index))
             return
         try:
             self._check_epoch(catalog, index, place)

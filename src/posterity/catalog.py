@@ -17,6 +17,7 @@ from .claims import Claims
 from .disk import Disk
 from .epochreader import Reader
 from .errors import Damaged
+from .file_names import aside_name, check_format, file_name, filling_name, rewrite_name
 from .filehead import FileHead
 from .journal import (
     Annotated,
@@ -35,24 +36,8 @@ from .journal import (
 )
 from .layout import Region, layout_of
 from .metadata import Metadata, decode, encode
-from .options import check_format, file_name
 from .registry import Entry, FileSpan, Log, Registry, Series, next_entry
 from .specs import is_packed
-
-
-def filling_name(fmt: str, number: int) -> str:
-    """The name of a file while it is filling up."""
-    return f".{file_name(fmt, number)}.filling"
-
-
-def rewrite_name(fmt: str, number: int, rewrite: int) -> str:
-    """The name of a file that was written anew, until it takes the place of the old one."""
-    return f".{file_name(fmt, number)}.{rewrite}.new"
-
-
-def aside_name(fmt: str, number: int, generation: int) -> str:
-    """The name of a file that a reset removed while somebody still read from it."""
-    return f".{file_name(fmt, number)}.g{generation}.old"
 
 
 class Catalog:

@@ -17,7 +17,7 @@ from .backend import DefaultBackend
 from .ensemble import Blobs, Ensemble, WalkersState
 from .errors import Damaged, PosterityError
 from .erynfile import ErynChain, eryn_chains
-from .options import DEFAULT_FMT, file_pattern
+from .file_names import DEFAULT_FMT, file_pattern
 from .steps import MAX_BYTES
 from .walkers import EPOCHS_PER_FILE
 

@@ -20,10 +20,9 @@ import xxhash
 
 from .disk import Disk
 from .errors import Damaged, NewerFormat
+from .file_names import JOURNAL, NEW_JOURNAL
 from .specs import is_packed
 
-NAME = "posterity.journal"
-NEW_NAME = ".posterity.journal.new"
 VERSION = 3
 _PLAIN_VERSION, _PACKED_VERSION, _METADATA_VERSION = 1, 2, 3
 _MAGIC = b"POSTjrnl"
@@ -174,22 +173,22 @@ def version_of(data: bytes) -> int:
 def _decode_whole(data: bytes) -> tuple[list[AnyRecord], int, int]:
     """As `decode`, and the offset of the last batch."""
     if len(data) < _HEADER.size or data[:8] != _MAGIC:
-        raise Damaged(f"{NAME} isn't a journal of posterity: its first bytes are {data[:8]!r}")
+        raise Damaged(f"{JOURNAL} isn't a journal of posterity: its first bytes are {data[:8]!r}")
     version = _HEADER.unpack_from(data)[1]
     if version > VERSION:
-        raise NewerFormat(f"{NAME} has format {version}, and this posterity knows {VERSION}; use a later posterity")
+        raise NewerFormat(f"{JOURNAL} has format {version}, and this posterity knows {VERSION}; use a later posterity")
     if version < 1:
-        raise Damaged(f"{NAME} says that its format is {version}: its header is damaged")
+        raise Damaged(f"{JOURNAL} says that its format is {version}: its header is damaged")
     view = memoryview(data)
     records, end, last = _decode_batches(view, 0, _HEADER.size)
     at = _later_batch(data, view, 0, end)
     if at is not None:
         raise Damaged(
-            f"{NAME} is damaged at offset {end}: good records follow at {at}. The samples are in the files; "
+            f"{JOURNAL} is damaged at offset {end}: good records follow at {at}. The samples are in the files; "
             f"`posterity.repair` rebuilds it from them"
         )
     if records and (version == _METADATA_VERSION) != any(isinstance(record, Annotated) for record in records):
-        raise Damaged(f"{NAME} says that its format is {version}, and it isn't: its header is damaged")
+        raise Damaged(f"{JOURNAL} says that its format is {version}, and it isn't: its header is damaged")
     return records, end, last
 
 
@@ -204,7 +203,7 @@ def _decode_batches(view: memoryview, start: int, offset: int) -> tuple[list[Any
         try:
             records += _decoder.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise Damaged(f"{NAME} holds a record at offset {offset} that makes no sense: {error}") from error
+            raise Damaged(f"{JOURNAL} holds a record at offset {offset} that makes no sense: {error}") from error
         last, offset = offset, offset + _BATCH.size + len(body)
     return records, offset, last
 
@@ -262,12 +261,12 @@ class Journal:
             version = _METADATA_VERSION
         header = encode_header(version)
         data = header + encode_batch(records, len(header))
-        fd = disk.create(NEW_NAME)
+        fd = disk.create(NEW_JOURNAL)
         try:
             disk.reserve(fd, 0, len(data))
             disk.write_at(fd, 0, [data])
             disk.sync(fd)
-            disk.replace(NEW_NAME, NAME)
+            disk.replace(NEW_JOURNAL, JOURNAL)
             disk.sync_names()
         except OSError:
             disk.close(fd)
@@ -280,7 +279,7 @@ class Journal:
 
         It is synced: the last records may be those of a process that was killed before it could.
         """
-        fd = disk.open(NAME, write=True)
+        fd = disk.open(JOURNAL, write=True)
         try:
             if disk.size(fd) > end:
                 disk.truncate(fd, end)
@@ -316,7 +315,7 @@ class Journal:
 def read(disk: Disk) -> bytes | None:
     """The journal's bytes, or None if there is none."""
     try:
-        fd = disk.open(NAME)
+        fd = disk.open(JOURNAL)
     except FileNotFoundError:
         return None
     try:
@@ -345,7 +344,7 @@ class Follower:
             Damaged, NewerFormat: see `decode`.
         """
         # By its name each time: another one may have taken its place, and a network file system asks the server then.
-        fd = self._disk.open(NAME)
+        fd = self._disk.open(JOURNAL)
         try:
             new = self._read_on(fd)
             records = self._read_all(fd) if new is None else new

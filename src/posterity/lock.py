@@ -21,13 +21,13 @@ import msgspec
 
 from .disk import Disk
 from .errors import RunLocked
+from .file_names import LOCK
 
 try:
     import fcntl
 except ImportError as error:
     raise ImportError("posterity doesn't run on Windows: it needs POSIX locks and renames") from error
 
-NAME = "posterity.lock"
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 HEARTBEAT_S = 10.0
 _SILENT_AFTER_S = 60.0
@@ -101,7 +101,7 @@ class Lock:
         if self._fd is not None:
             return
         self._refuse_moved()
-        self._fd = self._disk.open_or_create(NAME)
+        self._fd = self._disk.open_or_create(LOCK)
         try:
             self._lock_file(self.holder)
         except BaseException:
@@ -155,7 +155,7 @@ class Lock:
             assert self._fd is not None
             silent = time.time() - os.fstat(self._fd).st_mtime
             if silent > _SILENT_AFTER_S:
-                hint = f"; it has been silent for {silent:.0f} s: if it is dead, remove {NAME} there"
+                hint = f"; it has been silent for {silent:.0f} s: if it is dead, remove {LOCK} there"
         return f"{self._disk.folder} is written by {who}{hint}; close it there, or use another outdir"
 
     def beat(self) -> None:
@@ -200,7 +200,7 @@ def writer_of(disk: Disk) -> Holder | None:
             if lock.folder_key == key and lock.holder.pid == os.getpid():
                 return lock.holder
         try:
-            fd = disk.open(NAME)
+            fd = disk.open(LOCK)
         except OSError:
             return None
         try:

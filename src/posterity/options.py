@@ -4,7 +4,6 @@ Up the stream: whoever opens a backend. Down the stream: every module that needs
 """
 
 import os
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -13,14 +12,12 @@ import msgspec
 
 from .codec import DEFAULT_LEVEL, LEVELS, Codec, Packing, check_codec
 from .errors import UnknownOption
+from .file_names import check_format
 from .metadata import Given, Parameter, check_attributes, check_chains, check_parameters, check_size
 
 Mode = Literal["a", "x", "w"]
 OnFull = Literal["wait", "raise"]
 Compression = Codec | Literal["auto"]
-
-DEFAULT_FMT = "epochs_%d.h5"
-_FIELD = re.compile(r"%(?:%|0?\d{0,3}[di])")
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -163,37 +160,3 @@ def _check_compression(options: Options) -> None:
     if level is not None and level not in levels:
         raise ValueError(f"compression_level of {codec!r} must be {levels[0]} to {levels[-1]}, got {level!r}")
     check_codec(codec)
-
-
-def check_format(fmt: str) -> None:
-    """Refuse a format that doesn't have one field, for the file's number, in a plain name: files stay in the folder.
-
-    Raises:
-        ValueError: the message shows it, and says what it must have.
-    """
-    fields = [field for field in _FIELD.findall(fmt) if field != "%%"]
-    if len(fields) != 1 or "%" in _FIELD.sub("", fmt):
-        raise ValueError(f"outfile_fmt must have one %d for the file's number, got {fmt!r}")
-    if "/" in fmt or "\0" in fmt or "\\" in fmt or fmt.startswith("."):
-        raise ValueError(f"outfile_fmt must be a plain, visible file name, got {fmt!r}; use outdir for the folder")
-    if len((fmt % 10**12).encode()) > 200:
-        raise ValueError(f"outfile_fmt is too long for a file name: {fmt!r}")
-
-
-def file_name(fmt: str, number: int) -> str:
-    """The published name of file `number`, 1 being the first."""
-    return fmt % number
-
-
-def file_pattern(fmt: str) -> re.Pattern[str]:
-    """A pattern that matches the published names of all files, with the number as its group."""
-    parts = re.split(r"(%%|%0?\d*[di])", fmt)
-    return re.compile("".join(_part_pattern(part) for part in parts))
-
-
-def _part_pattern(part: str) -> str:
-    if part == "%%":
-        return "%"
-    if part.startswith("%"):
-        return r"[ 0]*(\d+)"
-    return re.escape(part)

@@ -4,7 +4,6 @@ Up the stream: `epochfile` walks the files. Down the stream: `recovery` refuses 
 """
 
 import logging
-import re
 import time
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -13,6 +12,7 @@ from .catalog import Catalog, pack_sums
 from .disk import Disk
 from .epochreader import Reader
 from .errors import Damaged, ForeignFiles
+from .file_names import candidates
 from .filehead import FileHead
 from .frames import Frame
 from .journal import (
@@ -29,7 +29,6 @@ from .journal import (
     Rewritten,
     Stored,
 )
-from .options import file_name, file_pattern
 
 logger = logging.getLogger(__name__)
 _MOST_LOST = 1_000_000
@@ -42,17 +41,6 @@ class Source(NamedTuple):
     head: FileHead
 
 
-def numbered(names: Iterable[str], fmt: str) -> dict[int, str]:
-    """The published names among `names`, by number."""
-    pattern = file_pattern(fmt)
-    found: dict[int, str] = {}
-    for name in names:
-        match = pattern.fullmatch(name)
-        if match is not None and file_name(fmt, int(match.group(1))) == name:
-            found[int(match.group(1))] = name
-    return found
-
-
 def head_of(disk: Disk, name: str) -> FileHead | None:
     """Whose file it is; None if it isn't ours, or can't be read."""
     try:
@@ -61,12 +49,6 @@ def head_of(disk: Disk, name: str) -> FileHead | None:
     except OSError as error:
         logger.warning("%s can't be looked at: %s", name, error)
         return None
-
-
-def candidates(names: list[str], fmt: str) -> list[str]:
-    """The names among `names` of files that may hold epochs of a run."""
-    hidden = re.compile(rf"\.({file_pattern(fmt).pattern})\.filling")
-    return [*numbered(names, fmt).values(), *(name for name in names if hidden.fullmatch(name))]
 
 
 def rebuilt(disk: Disk, names: list[str], fmt: str) -> tuple[Catalog | None, list[str]]:

@@ -7,19 +7,19 @@ Up the stream: `journal`, `epochfile`. Down the stream: `store`.
 """
 
 import logging
-import re
 from typing import NamedTuple
 
 from . import journal
-from .catalog import Catalog, filling_name, is_there, replayed, rewrite_name
+from .catalog import Catalog, is_there, replayed
 from .chores import Chore
 from .disk import Disk
 from .epochreader import Reader
 from .errors import ForeignFiles
+from .file_names import DEFAULT_FMT, NEW_JOURNAL, file_name, filling_name, hidden, numbered, rewrite_name
 from .filehead import FileHead
 from .journal import Grouped, Published
-from .options import DEFAULT_FMT, Options, file_name, file_pattern
-from .rebuild import head_of, numbered, rebuilt, stored_records, take_in_rewritten
+from .options import Options
+from .rebuild import head_of, rebuilt, stored_records, take_in_rewritten
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ def find_run(disk: Disk, options: Options) -> Found:
     if catalog is None:
         fmt = options.outfile_fmt or DEFAULT_FMT
         _refuse_foreign(disk, fmt, numbered(names, fmt))
-        leftovers = [Chore("remove", name) for name in names if name == journal.NEW_NAME]
+        leftovers = [Chore("remove", name) for name in names if name == NEW_JOURNAL]
         return Found(None, None, leftovers, [])
     known = len(catalog.places)
     unsynced += _adopt(disk, catalog, names)
@@ -86,7 +86,7 @@ def _chores(disk: Disk, catalog: Catalog, names: list[str]) -> list[Chore]:
     live = catalog.numbers()
     chores = [
         *_temporary_chores(catalog, names),
-        *(Chore("remove", name) for name in names if name == journal.NEW_NAME),
+        *(Chore("remove", name) for name in names if name == NEW_JOURNAL),
     ]
     awaited = {chore.as_name for chore in chores}
     foreign: dict[int, str] = {}
@@ -109,14 +109,9 @@ def _chores(disk: Disk, catalog: Catalog, names: list[str]) -> list[Chore]:
 def _temporary_chores(catalog: Catalog, names: list[str]) -> list[Chore]:
     """Hidden names are ours alone. The one that the journal means gets the name it was made for, the others go."""
     fmt = catalog.began.outfile_fmt
-    hidden = re.compile(rf"\.({file_pattern(fmt).pattern})\.(filling|\d+\.new|g\d+\.old)")
     live = catalog.numbers()
     chores = []
-    for name in names:
-        match = hidden.fullmatch(name)
-        if match is None:
-            continue
-        number = int(match.group(2))
+    for number, name in hidden(names, fmt):
         target = filling_name(fmt, number) if number in catalog.filling else file_name(fmt, number)
         renames = (filling_name(fmt, number), rewrite_name(fmt, number, catalog.rewrites.get(number, 0)))
         if name == target:

@@ -13,10 +13,10 @@ from . import journal
 from .catalog import Catalog, replayed
 from .disk import Disk
 from .errors import Damaged
+from .file_names import DEFAULT_FMT, JOURNAL, candidates, numbered, set_aside_name
 from .journal import Began, Burned, Journal
 from .lock import Lock
-from .options import DEFAULT_FMT
-from .rebuild import Source, candidates, catalog_from_files, head_of, newest, numbered
+from .rebuild import Source, catalog_from_files, head_of, newest
 
 
 class Repairs(msgspec.Struct, frozen=True):
@@ -101,7 +101,7 @@ class _Workshop:
             catalog.apply(Burned(registry.burn, registry.asked_burn))
             self._note_lost_end(catalog, known)
         if has_journal:
-            self._set_aside(journal.NAME, "it was damaged")
+            self._set_aside(JOURNAL, "it was damaged")
         self._disk.sync_names()
         Journal.create(self._disk, list(catalog.records())).close()
         self._done.append(f"the journal was written anew: {len(catalog.places)} epochs in {len(mine)} files")
@@ -115,8 +115,7 @@ class _Workshop:
 
     def _set_aside(self, name: str, why: str) -> None:
         """Give a file another name beside its own, one that nobody has."""
-        names = self._disk.names()
-        aside = next(each for n in range(len(names) + 1) if (each := f"{name}.aside{n or ''}") not in names)
+        aside = set_aside_name(name, self._disk.names())
         self._disk.publish(name, aside)
         self._done.append(f"{name} was set aside as {aside}: {why}")
 

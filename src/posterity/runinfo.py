@@ -14,10 +14,10 @@ from . import journal
 from .catalog import Catalog, replayed
 from .disk import Disk
 from .epoch import sample_shapes
+from .file_names import JOURNAL, file_name
 from .layout import layout_of
 from .lock import writer_of
 from .metadata import Metadata
-from .options import file_name
 
 
 class Name(msgspec.Struct, frozen=True):
@@ -143,7 +143,7 @@ def find_runs(folder: str | os.PathLike[str]) -> Iterator[Path]:
         raise FileNotFoundError(errno.ENOENT, "there is no folder", str(top))
     for path, folders, files in os.walk(top):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        if journal.NAME in files:
+        if JOURNAL in files:
             yield Path(path)
 
 
@@ -211,7 +211,7 @@ def run_writer(disk: Disk) -> RunWriter | None:
 
 def last_change(disk: Disk) -> float:
     """When the run in a folder, which is entered, was written last, in seconds since 1970."""
-    fd = disk.open(journal.NAME)
+    fd = disk.open(JOURNAL)
     try:
         return disk.changed_at(fd)
     finally:

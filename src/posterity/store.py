@@ -13,19 +13,20 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from . import journal, metadata
-from .catalog import Catalog, aside_name, filling_name
+from . import metadata
+from .catalog import Catalog
 from .chores import Chore, Chores
 from .codec import check_codec
 from .disk import Disk
 from .epoch import Held
 from .errors import Damaged, ForeignFiles, RunExists
+from .file_names import DEFAULT_FMT, JOURNAL, aside_name, file_name, filling_name
 from .files import Change, Files
 from .journal import Annotated, Began, Burned, Grouped, Journal
 from .layout import layout_of
 from .lock import Lock
 from .metadata import Metadata
-from .options import DEFAULT_FMT, Options, file_name
+from .options import Options
 from .policy import Action, DropFiles, PublishFile, RewriteFile, StoreBurn, StoreMetadata, WriteEpochs
 from .recovery import Found, find_run
 from .registry import Registry, Series, describe, reset
@@ -91,7 +92,7 @@ class Store:
         if not self.disk.is_there():
             return self._nothing()
         self.disk.enter()
-        if journal.NAME not in self.disk.names():
+        if JOURNAL not in self.disk.names():
             found = find_run(self.disk, self.options)
             if found.catalog is None:
                 self._clear_up(found.chores)

@@ -17,7 +17,7 @@ import numpy as np
 from .arrays import Array
 from .draws import AnySnapshot, Draws
 from .errors import MissingExtra
-from .journal import NAME
+from .file_names import JOURNAL
 from .metadata import Metadata
 from .run import open_run
 from .variables import (
@@ -76,7 +76,7 @@ class PosterityBackend(BackendEntrypoint):
 
     def guess_can_open(self, filename_or_obj: Any) -> bool:
         """Whether it is a folder with a run in it."""
-        return isinstance(filename_or_obj, (str, os.PathLike)) and (Path(filename_or_obj) / NAME).is_file()
+        return isinstance(filename_or_obj, (str, os.PathLike)) and (Path(filename_or_obj) / JOURNAL).is_file()
 
 
 class _Source:
