@@ -6,9 +6,9 @@ What it does is what `Service` and `Writer` do; only nobody waits. So a test can
 import numpy as np
 
 from posterity.buffers import Buffers
-from posterity.epoch import prepare
 from posterity.ledger import Ledger
 from posterity.options import parse_options
+from posterity.prepare import prepare
 from posterity.service import _shapes_of
 from posterity.snapshot import Snapshot
 from posterity.states import State

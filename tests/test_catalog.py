@@ -12,22 +12,9 @@ from posterity.epochfile import EpochFile
 from posterity.errors import Damaged
 from posterity.file_names import aside_name, filling_name, rewrite_name
 from posterity.filehead import FileHead
-from posterity.journal import (
-    Began,
-    Burned,
-    Described,
-    Dropped,
-    Grouped,
-    Passed,
-    Place,
-    Published,
-    Rewritten,
-    Stored,
-    decode,
-    encode_batch,
-    encode_header,
-)
+from posterity.journal import decode, encode_batch, encode_header
 from posterity.metadata import Metadata
+from posterity.records import Began, Burned, Described, Dropped, Grouped, Passed, Place, Published, Rewritten, Stored
 from posterity.registry import Registry, Series, span_of
 from posterity.specs import encode_items
 from posterity.tree import flatten

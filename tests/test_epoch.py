@@ -11,20 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import storable
-from posterity import epoch as epoch_module
 from posterity.buffers import Buffers
-from posterity.epoch import (
-    Epoch,
-    Held,
-    ToBackend,
-    cut_samples,
-    named_class,
-    prepare,
-    sample_shapes,
-    to_dict,
-    to_epoch,
-)
+from posterity.epoch import Epoch, ToBackend
 from posterity.errors import EpochMismatch, NotStorable, UntrustedClass
+from posterity.layout import layout_of
+from posterity.load import named_class, to_epoch
+from posterity.prepare import Held, prepare
+from posterity.samples import cut_samples, sample_shapes
+from posterity.specs import encode_items
+from posterity.tree import restore
 
 
 def samples(nsamples=5, nchain=3, dim=2):
@@ -198,7 +193,7 @@ def test_what_is_owned_is_what_was_given(others, copy):
     held = own(epoch, copy=copy)
     assert all(array.flags.c_contiguous for array in held.arrays())
     assert held.kind.nbytes == sum(array.nbytes for array in held.arrays())
-    storable.assert_same(to_dict(held.layout, held.arrays()), epoch)
+    storable.assert_same(restore(held.layout.items, held.arrays()), epoch)
 
 
 @pytest.mark.parametrize("nbytes", [1, 1000, 100_000, 1 << 20])
@@ -209,7 +204,7 @@ def test_a_copy_can_be_changed_by_nobody_else(nbytes):
     frozen.flags.writeable = False
     held = own({"samples": samples(), "a": data, "frozen": frozen})
     data[...] = 7
-    got = to_dict(held.layout, held.arrays())
+    got = restore(held.layout.items, held.arrays())
     assert (got["a"] == 1).all()
     assert (got["frozen"] == 1).all()
 
@@ -357,7 +352,7 @@ def test_cutting_takes_the_first_samples_alone(others, cut):
     held = own(epoch)
     layout, arrays = cut_samples(held.layout, held.arrays(), cut)
     expected = {**epoch, "samples": {name: array[:, :, cut:] for name, array in epoch["samples"].items()}}
-    storable.assert_same(to_dict(layout, arrays), expected)
+    storable.assert_same(restore(layout.items, arrays), expected)
 
 
 def test_cutting_nothing_copies_nothing():
@@ -378,7 +373,7 @@ def test_the_shapes_of_a_layout_are_those_of_the_epoch():
 
 def test_a_layout_without_samples_has_no_chains():
     """A dict of something else has no chains."""
-    assert sample_shapes(epoch_module.layout_of(epoch_module.encode_items([]))) == (0, {})
+    assert sample_shapes(layout_of(encode_items([]))) == (0, {})
 
 
 # ---- as an object ----------------------------------------------------------------------------------------------------
@@ -454,7 +449,7 @@ def test_no_name_is_our_own_class():
     [
         "os.system",
         "builtins.dict",
-        "posterity.epoch.Held",
+        "posterity.prepare.Held",
         "posterity.epoch.Epoch.to_backend",
         "posterity.epoch",
         "no.such.Class",

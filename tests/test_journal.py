@@ -11,22 +11,19 @@ from posterity import journal
 from posterity.disk import Disk
 from posterity.errors import Damaged, NewerFormat
 from posterity.file_names import JOURNAL
-from posterity.journal import (
+from posterity.journal import Journal, decode, encode_batch, encode_header
+from posterity.records import (
     Annotated,
     Began,
     Burned,
     Described,
     Dropped,
     Grouped,
-    Journal,
     Passed,
     Place,
     Published,
     Rewritten,
     Stored,
-    decode,
-    encode_batch,
-    encode_header,
 )
 
 BEGAN = Began(b"0123456789abcdef", 0, "epochs_%d.h5", 0, 0, 1e9)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from posterity.epoch import prepare
 from posterity.kinds import Kinds
+from posterity.prepare import prepare
 from posterity.specs import encode_items
 from posterity.tree import flatten, restore
 from storable import EPOCHS, assert_same, to_memory

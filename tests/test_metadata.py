@@ -25,6 +25,7 @@ from posterity import (
     metadata,
     open_run,
     read_epoch,
+    records,
     repair,
     verify,
 )
@@ -473,7 +474,7 @@ def test_repair_keeps_metadata(tmp_path, has_journal):
     if has_journal:
         data = bytearray(path.read_bytes())
         data[-30] ^= 1
-        data += journal.encode_batch([journal.Burned(0, 0)], len(data))
+        data += journal.encode_batch([records.Burned(0, 0)], len(data))
         path.write_bytes(data)
     else:
         path.unlink()

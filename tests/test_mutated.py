@@ -12,6 +12,7 @@ import pytest
 import mutated
 from posterity import Damaged, DefaultBackend, journal, open_run
 from posterity.file_names import JOURNAL
+from posterity.records import Grouped, Stored
 
 KINDS = {"jexplore": 800, "ours": 400, "repacked": 400, "file": 300, "journal": 150, "forged journal": 200}
 
@@ -49,15 +50,15 @@ def test_a_journal_that_claims_too_much_is_damage(tmp_path, claim):
     with DefaultBackend(outdir=outdir) as backend:
         backend.ingest({"samples": {"p": np.zeros((1, 1, 1_000_000))}})
     records, _ = journal.decode((outdir / JOURNAL).read_bytes())
-    at = next(i for i, record in enumerate(records) if isinstance(record, journal.Stored))
+    at = next(i for i, record in enumerate(records) if isinstance(record, Stored))
     stored = records[at]
     if claim == "a longer epoch":
         records[at] = msgspec.structs.replace(stored, nsamples=1 << 50)
     else:
         places = [msgspec.structs.replace(stored.place, base=stored.place.base + 8 * i) for i in range(20)]
-        more = [journal.Stored(i, i * 1_000_000, 1_000_000, stored.nbytes, places[i]) for i in range(1, 20)]
+        more = [Stored(i, i * 1_000_000, 1_000_000, stored.nbytes, places[i]) for i in range(1, 20)]
         records[at + 1 : at + 1] = more
-        grouped = next(i for i, record in enumerate(records) if isinstance(record, journal.Grouped))
+        grouped = next(i for i, record in enumerate(records) if isinstance(record, Grouped))
         records[grouped] = msgspec.structs.replace(records[grouped], epochs_per_file=20)
         records[-1] = msgspec.structs.replace(records[-1], stop=20)
     header = journal.encode_header(journal.VERSION)

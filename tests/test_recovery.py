@@ -17,21 +17,10 @@ from posterity.errors import Damaged, ForeignFiles
 from posterity.file_names import JOURNAL, NEW_JOURNAL
 from posterity.filehead import FileHead
 from posterity.frames import Stamp
-from posterity.journal import (
-    Began,
-    Burned,
-    Described,
-    Dropped,
-    Grouped,
-    Journal,
-    Passed,
-    Place,
-    Published,
-    Rewritten,
-    Stored,
-)
+from posterity.journal import Journal
 from posterity.layout import layout_of
 from posterity.options import Options
+from posterity.records import Began, Burned, Described, Dropped, Grouped, Passed, Place, Published, Rewritten, Stored
 from posterity.recovery import find_run
 from posterity.registry import span_of
 from posterity.specs import encode_items

@@ -20,19 +20,8 @@ from posterity import Closed, Damaged, DefaultBackend, Epoch, SnapshotExpired, o
 from posterity.catalog import pack_sums, replayed
 from posterity.disk import Disk
 from posterity.file_names import JOURNAL
-from posterity.journal import (
-    Began,
-    Burned,
-    Described,
-    Follower,
-    Grouped,
-    Journal,
-    Passed,
-    Place,
-    Rewritten,
-    Stored,
-    decode,
-)
+from posterity.journal import Follower, Journal, decode
+from posterity.records import Began, Burned, Described, Grouped, Passed, Place, Rewritten, Stored
 from posterity.registry import admit
 from posterity.run import Run, _Watch
 from posterity.specs import encode_items

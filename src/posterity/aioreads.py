@@ -18,8 +18,9 @@ from anyio.lowlevel import checkpoint, current_token
 from .arrays import Array
 from .diagnosis import LOOK_EVERY_S, Diagnosis
 from .diagnostics import Diagnostics, Stop
-from .epoch import EpochDict, to_epoch
+from .epoch import EpochDict
 from .errors import Closed
+from .load import to_epoch
 from .metadata import Metadata
 from .registry import Registry
 from .selection import Mask

@@ -8,7 +8,7 @@ Down the stream: `ledger` asks, under its lock.
 
 from collections.abc import Mapping
 
-from .epoch import Held
+from .prepare import Held
 from .registry import Registry
 
 

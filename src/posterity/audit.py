@@ -17,7 +17,7 @@ from .epochreader import Reader
 from .errors import Damaged
 from .file_names import DEFAULT_FMT, JOURNAL, candidates, file_name, numbered
 from .frames import Stamp
-from .journal import Place
+from .records import Place
 
 
 class Problem(msgspec.Struct, frozen=True):

@@ -19,7 +19,9 @@ from .epochreader import Reader
 from .errors import Damaged
 from .file_names import aside_name, check_format, file_name, filling_name, rewrite_name
 from .filehead import FileHead
-from .journal import (
+from .layout import Region, layout_of
+from .metadata import Metadata, decode, encode
+from .records import (
     Annotated,
     AnyRecord,
     Began,
@@ -34,8 +36,6 @@ from .journal import (
     Rewritten,
     Stored,
 )
-from .layout import Region, layout_of
-from .metadata import Metadata, decode, encode
 from .registry import Entry, FileSpan, Log, Registry, Series, next_entry
 from .specs import is_packed
 

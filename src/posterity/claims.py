@@ -9,7 +9,7 @@ Up the stream: `journal` decodes records, and looks at each number. Down the str
 from collections.abc import Sequence
 
 from .errors import Damaged
-from .journal import Grouped, Place, Published, Rewritten
+from .records import Grouped, Place, Published, Rewritten
 from .registry import FileSpan, Series, span_of
 
 

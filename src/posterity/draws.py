@@ -20,12 +20,12 @@ import xxhash
 
 from .arrays import Array
 from .dtypes import dtype_from_text
-from .epoch import sample_shapes
 from .errors import Closed, OnlyInMemory, SnapshotExpired
 from .gathering import Gathering
 from .metadata import Metadata
 from .reads import Reads
 from .run import open_run
+from .samples import sample_shapes
 from .selection import Piece, check_thin, count_samples, pieces_from
 from .snapshot import Snapshot
 from .sources import Shelves

@@ -20,18 +20,19 @@ from .auto import can_choose, choose
 from .catalog import Catalog, is_there, open_place, pack_sums
 from .chores import Chore
 from .disk import Disk, is_full
-from .epoch import Held, cut_samples
 from .epochfile import EpochFile
 from .epochreader import Reader
 from .errors import Damaged
 from .file_names import file_name, filling_name, rewrite_name
 from .filehead import FileHead
 from .frames import Stamp
-from .journal import AnyRecord, Described, Dropped, Passed, Place, Published, Rewritten, Stored
 from .layout import PACKED_VERSION, Layout, Region, layout_of, packed_layout
 from .options import Options
 from .policy import DropFiles, Part, PublishFile, WriteEpochs
+from .prepare import Held
+from .records import AnyRecord, Described, Dropped, Passed, Place, Published, Rewritten, Stored
 from .registry import Entry, FileSpan
+from .samples import cut_samples
 
 logger = logging.getLogger(__name__)
 _MOST_OPEN = 32  # files that wait for a sync together

@@ -21,7 +21,6 @@ from .arrivals import Arrivals
 from .bells import Bell, Bells
 from .catalog import Catalog
 from .disk import is_full
-from .epoch import Held, Prepared
 from .errors import BurnLowered, Closed, Forked, MailboxFull, PosterityError, WriteFailed
 from .faults import Fault, Faults
 from .fit import Fit, Shapes
@@ -29,6 +28,7 @@ from .metadata import begun, completed
 from .options import Options
 from .pins import Pin, Pins
 from .policy import Action, Demand, done, is_met, memory_floor, pending, plan, write_target
+from .prepare import Held, Prepared
 from .registry import Registry, admit, describe, raise_burn, reset, start_series
 from .room import Room, Ticket
 from .shelf import Shelf

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from .arrays import Array
 from .diagnosis import LOOK_EVERY_S, Diagnosis
 from .diagnostics import Diagnostics, Stop
-from .epoch import EpochDict, to_epoch
+from .epoch import EpochDict
 from .errors import Closed
+from .load import to_epoch
 from .metadata import Metadata
 from .selection import Mask
 from .selection import flatten_samples as flatten_arrays

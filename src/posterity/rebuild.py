@@ -15,7 +15,7 @@ from .errors import Damaged, ForeignFiles
 from .file_names import candidates
 from .filehead import FileHead
 from .frames import Frame
-from .journal import (
+from .records import (
     Annotated,
     AnyRecord,
     Began,

@@ -17,9 +17,9 @@ from .epochreader import Reader
 from .errors import ForeignFiles
 from .file_names import DEFAULT_FMT, NEW_JOURNAL, file_name, filling_name, hidden, numbered, rewrite_name
 from .filehead import FileHead
-from .journal import Grouped, Published
 from .options import Options
 from .rebuild import head_of, rebuilt, stored_records, take_in_rewritten
+from .records import Grouped, Published
 
 logger = logging.getLogger(__name__)
 

@@ -14,9 +14,10 @@ from .catalog import Catalog, replayed
 from .disk import Disk
 from .errors import Damaged
 from .file_names import DEFAULT_FMT, JOURNAL, candidates, numbered, set_aside_name
-from .journal import Began, Burned, Journal
+from .journal import Journal
 from .lock import Lock
 from .rebuild import Source, catalog_from_files, head_of, newest
+from .records import Began, Burned
 
 
 class Repairs(msgspec.Struct, frozen=True):

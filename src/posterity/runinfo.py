@@ -13,11 +13,11 @@ import msgspec
 from . import journal
 from .catalog import Catalog, replayed
 from .disk import Disk
-from .epoch import sample_shapes
 from .file_names import JOURNAL, file_name
 from .layout import layout_of
 from .lock import writer_of
 from .metadata import Metadata
+from .samples import sample_shapes
 
 
 class Name(msgspec.Struct, frozen=True):

@@ -23,7 +23,6 @@ from typing import TypeAlias
 from .buffers import Buffers
 from .catalog import Catalog
 from .disk import Disk
-from .epoch import Held, Prepared, prepare, sample_shapes
 from .errors import Closed, Forked, NotWritten
 from .fit import Shapes, check_described
 from .kinds import Kinds
@@ -33,7 +32,9 @@ from .metadata import Metadata
 from .monitor import Monitor
 from .options import Options
 from .pins import Pin
+from .prepare import Held, Prepared, prepare
 from .receipts import Receipt
+from .samples import sample_shapes
 from .singlefile import read_epoch
 from .snapshot import Snapshot
 from .states import State

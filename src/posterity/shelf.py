@@ -5,9 +5,9 @@ epochs up, with no lock.
 """
 
 from .catalog import Catalog
-from .epoch import Held
 from .errors import Damaged, PosterityError
 from .layout import Layout, layout_of
+from .prepare import Held
 
 
 class Shelf:

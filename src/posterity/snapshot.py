@@ -16,12 +16,14 @@ from .arrays import Array
 from .diagnosis import Diagnosis
 from .diagnostics import Diagnostics
 from .disk import Disk
-from .epoch import EpochDict, sample_shapes, to_epoch
+from .epoch import EpochDict
 from .errors import Burned, Closed
 from .gathering import Gathering
 from .layout import Layout
+from .load import to_epoch
 from .metadata import Metadata
 from .registry import Entry, Registry
+from .samples import sample_shapes
 from .selection import Mask, check_thin, count_samples, flatten_samples, pieces, pieces_from
 from .shelf import Shelf
 from .singlefile import save_epochs

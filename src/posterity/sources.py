@@ -10,11 +10,11 @@ from typing import Self
 from .arrays import Array
 from .catalog import Catalog, open_place
 from .disk import Disk
-from .epoch import Held
 from .epochreader import Reader
 from .errors import Damaged
-from .journal import Place
 from .layout import Layout, Region, layout_of
+from .prepare import Held
+from .records import Place
 from .rowreader import Scratch
 from .rows import Rows
 from .shelf import Shelf

@@ -18,16 +18,17 @@ from .catalog import Catalog
 from .chores import Chore, Chores
 from .codec import check_codec
 from .disk import Disk
-from .epoch import Held
 from .errors import Damaged, ForeignFiles, RunExists
 from .file_names import DEFAULT_FMT, JOURNAL, aside_name, file_name, filling_name
 from .files import Change, Files
-from .journal import Annotated, Began, Burned, Grouped, Journal
+from .journal import Journal
 from .layout import layout_of
 from .lock import Lock
 from .metadata import Metadata
 from .options import Options
 from .policy import Action, DropFiles, PublishFile, RewriteFile, StoreBurn, StoreMetadata, WriteEpochs
+from .prepare import Held
+from .records import Annotated, Began, Burned, Grouped
 from .recovery import Found, find_run
 from .registry import Registry, Series, describe, reset
 

@@ -1,0 +1,187 @@
+"""Epochs checked and owned: what a sampler handed over becomes the writer's.
+
+Up the stream: `epoch`, and dicts. Down the stream: `ledger` queues a `Held` epoch, `store` writes it, `snapshot`
+reads it.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple, cast
+
+import numpy as np
+
+from .arrays import Array
+from .buffers import Buffers
+from .device import OnDevice, lies_on_device, take_over
+from .epoch import EpochDict, ToBackend
+from .errors import EpochMismatch, NotStorable
+from .jexplore import described, unfetched
+from .kinds import Kind, Kinds
+from .layout import Layout
+from .metadata import Metadata
+from .samples import is_sample
+from .tree import Leaf, flatten
+
+_SMALL = 1 << 16  # bytes; what is copied in less time than it takes to ask for room
+
+
+class Held:
+    """An epoch in memory, ours alone, with the layout that it will have on disk. Some of it may still be on a device.
+
+    `device_nbytes`: the bytes that were there when it was handed over.
+    """
+
+    __slots__ = ("__weakref__", "_leaves", "device_nbytes", "is_fetched", "kind")
+
+    def __init__(self, kind: Kind, leaves: Sequence[Array | OnDevice]) -> None:
+        self.kind = kind
+        self._leaves = list(leaves)
+        self.device_nbytes = 0
+        if not kind.is_in_memory:
+            self.device_nbytes = sum(leaf.nbytes for leaf in leaves if isinstance(leaf, OnDevice))
+        self.is_fetched = self.device_nbytes == 0
+
+    @property
+    def layout(self) -> Layout:
+        """Where its parts will lie in a file."""
+        return self.kind.layout
+
+    def fetch(self) -> None:
+        """Have all of it in memory. Waits for the device that computes it."""
+        for i, leaf in enumerate(self._leaves):
+            if isinstance(leaf, OnDevice):
+                self._leaves[i] = leaf.fetch()
+        self.is_fetched = True
+
+    def arrays(self) -> list[Array]:
+        """The arrays; those on a device are fetched."""
+        if self.is_fetched:
+            return cast("list[Array]", self._leaves.copy())
+        return [self.array(i) for i in range(len(self._leaves))]
+
+    def array(self, i: int) -> Array:
+        """One of the arrays; it is fetched if it lies on a device."""
+        leaf = self._leaves[i]
+        return leaf.fetch() if isinstance(leaf, OnDevice) else leaf
+
+
+class Prepared(NamedTuple):
+    """An epoch that was checked and not yet copied. Its arrays are the caller's."""
+
+    kind: Kind
+    leaves: Sequence[Leaf]
+
+    @property
+    def device_nbytes(self) -> int:
+        """The bytes that will stay on a device for now."""
+        return 0 if self.kind.is_in_memory else sum(leaf.nbytes for leaf in self.leaves if lies_on_device(leaf))
+
+    def is_quick(self, *, copy: bool) -> bool:
+        """Whether to take it over takes no longer than to ask for room first: it is small, or needs no copy."""
+        if not self.kind.is_in_memory:
+            return False
+        return self.kind.nbytes <= _SMALL or not any(
+            _must_copy(leaf, copy=copy) for leaf in cast("Sequence[Array]", self.leaves)
+        )
+
+    def described(self) -> Metadata | None:
+        """What the epoch says of the meaning of its numbers; None if it says nothing."""
+        paths = [item.path for item in self.kind.items if item.is_array]
+        return described(dict(zip(paths, self.leaves, strict=True)), self.kind.nchain)
+
+    def own(self, buffers: Buffers, *, copy: bool) -> Held:
+        """Take the epoch over: NumPy arrays are copied, arrays of a device in a way that lets them be donated.
+
+        `copy=False`: the arrays are given away. They are kept by reference where they lie as they will on disk.
+        """
+        kind = self.kind
+        if copy and kind.is_in_memory and kind.nbytes <= _SMALL:
+            return Held(kind, [leaf.copy() for leaf in cast("Sequence[Array]", self.leaves)])
+        layout = kind.layout
+        leaves = [leaf if isinstance(leaf, np.ndarray) else take_over(leaf, buffers, copy=copy) for leaf in self.leaves]
+        to_copy = [i for i, leaf in enumerate(leaves) if isinstance(leaf, np.ndarray) and _must_copy(leaf, copy=copy)]
+        if not to_copy:
+            return Held(kind, leaves)
+        offsets, end = [], 0
+        for i in to_copy:
+            offsets.append(end)
+            end += -(-layout.nbytes[i] // 64) * 64
+        memory = buffers.take(end)
+        for i, offset in zip(to_copy, offsets, strict=True):
+            leaf = cast("Array", leaves[i])
+            mine = memory[offset : offset + layout.nbytes[i]].view(layout.dtypes[i]).reshape(leaf.shape)
+            np.copyto(mine, leaf, casting="no")
+            leaves[i] = mine
+        return Held(kind, leaves)
+
+
+def _must_copy(leaf: Array, *, copy: bool) -> bool:
+    """What can't change needs no copy: a view of a device's array is read-only to the end of its memory."""
+    if not leaf.flags.c_contiguous:
+        return True
+    return copy and not _is_immutable(leaf)
+
+
+def _is_immutable(leaf: Array) -> bool:
+    """Whether nobody can change the memory: it is bytes, or belongs to an array of a device."""
+    base: object = leaf
+    while isinstance(base, np.ndarray):
+        if base.flags.writeable:
+            return False
+        base = base.base
+    return isinstance(base, bytes) or (base is not None and hasattr(base, "is_deleted"))
+
+
+def prepare(epoch: object, *, save_stats: bool, kinds: Kinds | None = None) -> Prepared:
+    """Check an epoch, given as an object with `to_backend` or as a dict. `kinds`: those that needn't be checked again.
+
+    Raises:
+        NotStorable: an item can't be stored; the message gives its path.
+        EpochMismatch: it isn't an epoch: there is no "p", or its arrays disagree.
+    """
+    if isinstance(epoch, dict):
+        data: EpochDict | None = epoch
+    elif isinstance(epoch, ToBackend) and not isinstance(epoch, type):
+        data = unfetched(epoch, stats=save_stats)
+        if data is None:
+            _, _, data = epoch.to_backend(0, save_stats)
+    else:
+        raise NotStorable(f"an epoch is a dict, or has to_backend(burn, stats); got {_kind(epoch)}")
+    if data is None:
+        raise EpochMismatch("the epoch's to_backend(0, stats) gave no samples; an epoch needs at least one")
+    if not save_stats and "stats" in data:
+        data = {name: value for name, value in data.items() if name != "stats"}
+    found = kinds.recognise(data) if kinds is not None else None
+    if found is None:
+        kind, leaves = found = _check(data)
+        if kinds is not None:
+            kinds.note(kind, data, leaves)
+    return Prepared(*found)
+
+
+def _kind(epoch: object) -> str:
+    return f"the class {epoch.__qualname__}" if isinstance(epoch, type) else f"a {type(epoch).__qualname__}"
+
+
+def _check(data: EpochDict) -> tuple[Kind, list[Leaf]]:
+    samples = data.get("samples")
+    if not isinstance(samples, dict) or "p" not in samples:
+        names = sorted(map(str, samples)) if isinstance(samples, dict) else type(samples).__name__
+        raise EpochMismatch(f"an epoch needs data['samples']['p'], an array (nchain, dim, nsamples); got {names}")
+    items, leaves = flatten(data)
+    arrays = (item for item in items if item.is_array)
+    pairs = [(item, leaf) for item, leaf in zip(arrays, leaves, strict=True) if is_sample(item)]
+    if len(pairs) < len(samples):
+        raise EpochMismatch("each of data['samples'] must be an array (nchain, dim, nsamples)")
+    first = pairs[0][0]
+    for item, _ in pairs:
+        if len(item.shape) != 3 or item.kind != "array":
+            raise EpochMismatch(f"{item.path} must be an array (nchain, dim, nsamples); its shape is {item.shape}")
+        if (item.shape[0], item.shape[2]) != (first.shape[0], first.shape[2]):
+            raise EpochMismatch(
+                f"{item.path} has shape {item.shape} and {first.path} has {first.shape}: "
+                f"the first axis (chains) and the last one (samples) must agree"
+            )
+    if first.shape[0] < 1 or first.shape[2] < 1:
+        raise EpochMismatch(f"an epoch needs a chain and a sample at least; {first.path} has shape {first.shape}")
+    shapes = {item.path.partition("/")[2]: (item.shape[1], item.dtype) for item, _ in pairs}
+    return Kind(items, leaves, first.shape[0], first.shape[2], shapes), leaves
