@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from loop_watch import LoopWatch
-from posterity import threads
+from posterity import process_end
 from posterity.disk import Disk
 
 settings.register_profile(
@@ -52,7 +52,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 def loses_epochs():
     """For a test that loses epochs on purpose: the process of the tests isn't to end with an error for it."""
     yield
-    threads._end_watch.has_lost = False
+    process_end._end_watch.has_lost = False
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +60,7 @@ def nothing_left_behind():
     """Fail a test that leaves a thread of ours or an open file behind, or lost epochs."""
     before, files = _threads_of_ours(), _open_files()
     yield
-    has_lost, threads._end_watch.has_lost = threads._end_watch.has_lost, False
+    has_lost, process_end._end_watch.has_lost = process_end._end_watch.has_lost, False
     left_threads = _threads_of_ours() - before
     for thread in left_threads:
         thread.join(10)

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import anyio
 
-from posterity.aioreads import in_thread
+from posterity.reader_threads import in_thread
 
 
 class Hanging:

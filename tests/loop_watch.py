@@ -29,7 +29,8 @@ from posterity.ledger import Ledger
 from posterity.service import Service
 
 PACKAGE = str(Path(posterity.__file__).parent)
-FACE = {f"{PACKAGE}/{name}.py" for name in ("aio", "aioreads", "waiting")}
+FACE_MODULES = ("aio", "aioreads", "async_snapshot", "event_loop", "reader_threads", "waiting")
+FACE = {f"{PACKAGE}/{name}.py" for name in FACE_MODULES}
 
 # Giving a descriptor back that was only read from waits for nothing, and finalisers do it.
 HARMLESS = {"close", "leave"}

@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from posterity.catalog import Catalog, open_place, pack_sums, replayed, unpack_sums
+from posterity.catalog import Catalog, pack_sums, replayed, unpack_sums
 from posterity.disk import Disk
 from posterity.epochfile import EpochFile
 from posterity.errors import Damaged
+from posterity.file_lookup import open_place
 from posterity.file_names import aside_name, filling_name, rewrite_name
 from posterity.filehead import FileHead
 from posterity.journal import decode, encode_batch, encode_header

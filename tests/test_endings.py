@@ -372,8 +372,8 @@ def test_an_exit_handler_that_opens_a_run(outdir):
     """What a backend that is opened by an exit handler accepts is on disk, although the interpreter waits no more."""
     code = """
 import atexit
-import posterity.threads
-posterity.threads._EndWatch._run = lambda watch: None  # it would close the run before the first ingest
+import posterity.process_end
+posterity.process_end._EndWatch._run = lambda watch: None  # it would close the run before the first ingest
 
 def late():
     global backend
@@ -409,8 +409,8 @@ def test_an_opening_without_a_thread(outdir, which):
                 raise RuntimeError("can't start new thread")
             start(thread)
 
-        import posterity.threads
-        posterity.threads._end_watch.begin_anew()
+        import posterity.process_end
+        posterity.process_end._end_watch.begin_anew()
         threading.Thread.start = refuse
         try:
             DefaultBackend(outdir=outdir)

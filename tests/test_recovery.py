@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 import storable
 from posterity import DefaultBackend, journal
-from posterity.catalog import Catalog, open_place, pack_sums
+from posterity.catalog import Catalog, pack_sums
 from posterity.chores import Chore, Chores
 from posterity.epochfile import EpochFile
 from posterity.errors import Damaged, ForeignFiles
+from posterity.file_lookup import open_place
 from posterity.file_names import JOURNAL, NEW_JOURNAL
 from posterity.filehead import FileHead
 from posterity.frames import Stamp

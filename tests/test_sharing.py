@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from posterity import Damaged, DefaultBackend, gathering, open_run, rowreader, sources, threads
-from posterity.threads import OurThread, share_out
+from posterity import Damaged, DefaultBackend, crew, gathering, open_run, rowreader, sources
+from posterity.crew import share_out
+from posterity.threads import OurThread
 
 NCHAIN, DIM = 5, 2
 
@@ -130,11 +131,11 @@ def test_without_a_thread_left_the_caller_does_it(monkeypatch):
 
 def test_the_cores_are_those_that_we_may_use(monkeypatch):
     """A batch system that gives one core of a hundred gets one thread."""
-    monkeypatch.setattr(threads.os, "sched_getaffinity", lambda _: {5}, raising=False)
-    assert threads.count_cores() == 1
-    monkeypatch.delattr(threads.os, "sched_getaffinity")
-    monkeypatch.setattr(threads.os, "cpu_count", lambda: None)
-    assert threads.count_cores() == 1
+    monkeypatch.setattr(crew.os, "sched_getaffinity", lambda _: {5}, raising=False)
+    assert crew.count_cores() == 1
+    monkeypatch.delattr(crew.os, "sched_getaffinity")
+    monkeypatch.setattr(crew.os, "cpu_count", lambda: None)
+    assert crew.count_cores() == 1
 
 
 # ---- samples that are read in several threads --------------------------------------------------------------------------

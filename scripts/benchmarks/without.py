@@ -10,9 +10,9 @@ def _no_recycling() -> None:
 
 
 def _no_references() -> None:
-    from posterity import epoch
+    from posterity import prepare
 
-    epoch._must_copy = lambda _leaf, **_: True
+    prepare._must_copy = lambda _leaf, **_: True
 
 
 def _one_core() -> None:

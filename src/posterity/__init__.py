@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .aio import AsyncBackend
-    from .aioreads import AsyncSnapshot
+    from .async_snapshot import AsyncSnapshot
     from .audit import Findings, Problem, verify
     from .backend import DefaultBackend
     from .compaction import Compaction, compact

@@ -16,19 +16,22 @@ import msgspec
 import numpy as np
 from anyio.lowlevel import checkpoint
 
-from .aioreads import AsyncReads, AsyncSnapshot, Readers, in_thread
+from .aioreads import AsyncReads
 from .arrays import Array
+from .async_snapshot import AsyncSnapshot
 from .diagnosis import Diagnosis
 from .epoch import EpochDict
 from .errors import Closed
+from .event_loop import Loop, is_in_loop
 from .metadata import Metadata
 from .options import Options, parse_options
+from .reader_threads import Readers, in_thread
 from .receipts import Receipt
 from .room import Ticket
 from .service import Service, caller
 from .snapshot import Snapshot
 from .status import Status
-from .waiting import Loop, is_in_loop, until
+from .waiting import until
 
 if TYPE_CHECKING:
     from .backend import DefaultBackend

@@ -11,10 +11,11 @@ from pathlib import Path
 import msgspec
 
 from . import journal
-from .catalog import Catalog, open_place, replayed
+from .catalog import Catalog, replayed
 from .disk import Disk
 from .epochreader import Reader
 from .errors import Damaged
+from .file_lookup import open_place
 from .file_names import DEFAULT_FMT, JOURNAL, candidates, file_name, numbered
 from .frames import Stamp
 from .records import Place

@@ -5,7 +5,6 @@ Also the names that the run's files have. Both the writer and every reader use t
 Up the stream: `recovery` and `store` apply records. Down the stream: `snapshot` looks epochs up.
 """
 
-import errno
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
@@ -14,11 +13,8 @@ from typing import cast
 import msgspec
 
 from .claims import Claims
-from .disk import Disk
-from .epochreader import Reader
 from .errors import Damaged
 from .file_names import aside_name, check_format, file_name, filling_name, rewrite_name
-from .filehead import FileHead
 from .layout import Region, layout_of
 from .metadata import Metadata, decode, encode
 from .records import (
@@ -36,7 +32,7 @@ from .records import (
     Rewritten,
     Stored,
 )
-from .registry import Entry, FileSpan, Log, Registry, Series, next_entry
+from .registry import Entry, Log, Registry, Series, next_entry
 from .specs import is_packed
 
 
@@ -347,53 +343,3 @@ def pack_sums(sums: tuple[int, ...]) -> bytes:
 def unpack_sums(sums: bytes) -> tuple[int, ...]:
     """The checksums that `pack_sums` packed."""
     return struct.unpack(f"<{len(sums) // 8}Q", sums)
-
-
-def open_place(disk: Disk, catalog: Catalog, place: Place) -> Reader:
-    """The file that a place is in, whatever its name is just now.
-
-    Raises:
-        FileNotFoundError: no file under any of its names is the one that the place means.
-    """
-    began = catalog.began
-    head = FileHead(began.run_id, began.generation, place.number, place.rewrite)
-    for name in catalog.names_of(place.number, place.rewrite):
-        try:
-            reader = Reader.open(disk, name)
-        except FileNotFoundError:
-            continue
-        is_it = False
-        try:
-            found = reader.read_head()
-            is_it = head.is_same(found) or (found is None and _has_epoch(reader, began, place))
-        finally:
-            if not is_it:
-                reader.close()
-        if is_it:
-            return reader
-    raise FileNotFoundError(
-        errno.ENOENT, "the file isn't there", str(disk.folder / file_name(began.outfile_fmt, place.number))
-    )
-
-
-def is_there(disk: Disk, catalog: Catalog, span: FileSpan) -> bool:
-    """Whether a file has all bytes that its epochs should be in, right or wrong; true if it has none."""
-    places = [place for place in catalog.places[span.start : span.stop] if place is not None]
-    if not places:
-        return True
-    try:
-        with open_place(disk, catalog, places[0]) as reader:
-            return reader.size >= max(catalog.region(place).end for place in places)
-    except FileNotFoundError:
-        return False
-
-
-def _has_epoch(reader: Reader, began: Began, place: Place) -> bool:
-    """Whether a file whose first bytes are damaged has the epoch all the same."""
-    frame = reader.frame_at(place.base)
-    return frame is not None and (frame.run_id, frame.generation, frame.cut, pack_sums(frame.sums)) == (
-        began.run_id,
-        began.generation,
-        place.cut,
-        place.sums,
-    )

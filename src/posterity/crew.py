@@ -2,15 +2,19 @@
 
 They are started for one job and end with it: none is left behind in a fork, at the end of the process, or idle.
 
-Down the stream: `packed` has chunks compressed and brought back.
+Down the stream: `packed` has chunks compressed and brought back; `gathering` shares out what it reads.
 """
 
+import os
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import Generic, TypeVar
 
-from .threads import count_cores
+from .threads import OurThread
 
+T = TypeVar("T")
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
 _AHEAD = 4  # results for each thread that may wait for the one who takes them
@@ -100,3 +104,61 @@ class _Crew(Generic[ItemT, ResultT]):
                 return None
             self._begun += 1
             return self._begun - 1
+
+
+Worker = Callable[[], AbstractContextManager[Callable[[T], None]]]
+
+
+MOST_HELPERS = 7  # memory gives no more than a few cores can take
+
+
+def count_cores() -> int:
+    """On how many cores this process may run."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except (AttributeError, OSError):  # not on every system
+        return os.cpu_count() or 1
+
+
+def share_out(jobs: Iterable[T], worker: Worker[T], nthreads: int) -> None:
+    """Have each of the jobs done, in so many threads: the caller's, and others that have ended when this returns.
+
+    `worker`: called in each thread; in its context it gives what does one job. Jobs are begun in their order.
+
+    Raises:
+        BaseException: what a job raised; of several, the one that comes first among the jobs, but Ctrl-C before all.
+            No job is begun after it.
+    """
+    todo = deque(enumerate(jobs))
+    failed: list[tuple[int, BaseException]] = []
+
+    def work() -> None:
+        at = -1
+        try:
+            with worker() as do:
+                while todo:
+                    try:
+                        at, job = todo.popleft()
+                    except IndexError:  # another one took the last
+                        return
+                    do(job)
+        except BaseException as error:  # noqa: BLE001  # it is raised in the caller's thread
+            failed.append((at, error))
+            todo.clear()
+
+    helpers: list[OurThread] = []
+    try:
+        for _ in range(min(nthreads, len(todo)) - 1):
+            helper = OurThread("posterity-reader", work)
+            helper.start()
+            helpers.append(helper)
+    except RuntimeError:
+        pass  # the system has no thread left, or the interpreter is at its end: there is no need of one
+    try:
+        work()
+    finally:
+        todo.clear()
+        for helper in helpers:
+            helper.join()
+    if failed:
+        raise min(failed, key=lambda failure: (isinstance(failure[1], Exception), failure[0]))[1]

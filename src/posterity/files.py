@@ -17,12 +17,13 @@ from typing import NamedTuple
 from .alike import WORTH_IT, most_together
 from .arrays import Array
 from .auto import can_choose, choose
-from .catalog import Catalog, is_there, open_place, pack_sums
+from .catalog import Catalog, pack_sums
 from .chores import Chore
 from .disk import Disk, is_full
 from .epochfile import EpochFile
 from .epochreader import Reader
 from .errors import Damaged
+from .file_lookup import is_there, open_place
 from .file_names import file_name, filling_name, rewrite_name
 from .filehead import FileHead
 from .frames import Stamp

@@ -14,6 +14,7 @@ import numpy as np
 
 from . import pages
 from .arrays import Array
+from .crew import MOST_HELPERS, count_cores, share_out
 from .disk import Disk
 from .errors import Damaged
 from .layout import Layout
@@ -23,7 +24,6 @@ from .rows import Rows, rows_of, shares_of
 from .selection import Mask, Piece, chosen_chains
 from .shelf import Shelf
 from .sources import MOST_OPEN, Shelves, Source
-from .threads import MOST_HELPERS, count_cores, share_out
 
 Dtype: TypeAlias = np.dtype[np.generic]
 _WORTH_CHECKING = 1 << 26

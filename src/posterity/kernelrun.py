@@ -12,13 +12,13 @@ from inspect import isawaitable
 from typing import TYPE_CHECKING, Any
 
 from .aio import AsyncBackend
-from .aioreads import in_thread
 from .backend import DefaultBackend
 from .epoch import Epoch, EpochDict
 from .epochkernel import Kernel
 from .errors import EpochMismatch
 from .jaxtrees import Tree, jax, plain, restored, settled
 from .pytrees import KEY, encode
+from .reader_threads import in_thread
 
 if TYPE_CHECKING:
     from jax import Array as JaxArray

@@ -10,11 +10,12 @@ import logging
 from typing import NamedTuple
 
 from . import journal
-from .catalog import Catalog, is_there, replayed
+from .catalog import Catalog, replayed
 from .chores import Chore
 from .disk import Disk
 from .epochreader import Reader
 from .errors import ForeignFiles
+from .file_lookup import is_there
 from .file_names import DEFAULT_FMT, NEW_JOURNAL, file_name, filling_name, hidden, numbered, rewrite_name
 from .filehead import FileHead
 from .options import Options

@@ -21,13 +21,15 @@ from typing import Any, Generic, Self, TypeVar
 import anyio
 from anyio.lowlevel import checkpoint
 
-from .aioreads import AsyncReads, AsyncSnapshot, Readers
+from .aioreads import AsyncReads
+from .async_snapshot import AsyncSnapshot
 from .catalog import Catalog, replayed
 from .diagnosis import Diagnosis
 from .disk import Disk
 from .errors import Closed, PosterityError, SnapshotExpired
 from .journal import Follower
 from .metadata import Metadata
+from .reader_threads import Readers
 from .reads import Reads
 from .shelf import Shelf
 from .snapshot import Snapshot

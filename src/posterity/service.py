@@ -9,16 +9,12 @@ import inspect
 import logging
 import operator
 import os
-import queue
-import signal
 import sys
 import threading
 import weakref
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import TypeAlias
 
 from .buffers import Buffers
 from .catalog import Catalog
@@ -35,17 +31,16 @@ from .pins import Pin
 from .prepare import Held, Prepared, prepare
 from .receipts import Receipt
 from .samples import sample_shapes
+from .sigterm import flush_on_sigterm
 from .singlefile import read_epoch
 from .snapshot import Snapshot
 from .states import State
 from .status import Meter, Status
 from .store import Store
-from .threads import OurThread, report_lost
 from .writer import Writer
 
 logger = logging.getLogger(__name__)
 _PACKAGE = str(Path(str(sys.modules["posterity"].__file__)).parent) + os.sep  # whatever folder this module is in
-Handler: TypeAlias = Callable[[int, FrameType | None], object] | int | None
 
 
 class Service:
@@ -257,6 +252,10 @@ class Service:
             self.store.mark_closing()
             self._writer.later(self.ledger.ask_close)
 
+    def flush_on_sigterm(self) -> None:
+        """On SIGTERM write everything, then let the process die of it as it would have."""
+        flush_on_sigterm(self.ledger, self.options.exit_timeout_s)
+
     def check_closed(self, timeout_s: float | None) -> None:
         """Raise what kept the run from being closed.
 
@@ -277,57 +276,6 @@ class Service:
         epochs = f"epochs {missing[0]} to {missing[-1]} aren't on disk" if missing else "all epochs are on disk"
         ends = "the writer broke" if state.is_over else f"not closed within {timeout_s} s, it goes on trying"
         raise NotWritten(f"{self.disk.folder}: {ends}; {epochs}" + (f": {cause}" if cause else "")) from cause
-
-    def flush_on_sigterm(self) -> None:
-        """On SIGTERM write everything, then let the process die of it as it would have."""
-        before = signal.getsignal(signal.SIGTERM)
-        orders: queue.SimpleQueue[bool] = queue.SimpleQueue()
-        is_written = threading.Event()
-
-        def write_all() -> None:
-            if not orders.get():
-                return
-            self.ledger.ask_close(silently=True)
-            self.ledger.wait(lambda: self.ledger.state.is_over, self.options.exit_timeout_s)
-            if missing := self.ledger.missing():
-                report_lost(f"SIGTERM came, and epochs {missing[0]} to {missing[-1]} could not be written")
-            is_written.set()
-            os.kill(os.getpid(), signal.SIGTERM)
-
-        def end_with_the_run() -> None:
-            if self.ledger.state.is_over:
-                orders.put(False)
-
-        def on_sigterm(_number: int, _frame: FrameType | None) -> None:
-            if is_written.is_set() or os.getpid() != self._pid or self.ledger.state.is_over:
-                signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
-                os.kill(os.getpid(), signal.SIGTERM)
-            else:
-                orders.put(True)  # it isn't done here: the main thread may have the ledger's lock just now
-
-        # Started now: when SIGTERM comes the interpreter may be waiting for our threads, and start no more.
-        OurThread("posterity-sigterm", write_all).start()
-        self.ledger.listen(orders, end_with_the_run)
-        _sigterm_before[on_sigterm] = before
-        signal.signal(signal.SIGTERM, on_sigterm)
-
-
-_sigterm_before: "weakref.WeakKeyDictionary[Callable[..., object], Handler]" = weakref.WeakKeyDictionary()
-
-
-def _restore_sigterm() -> None:
-    """In a forked child: it dies of SIGTERM as its parent did before, at once. A pool waits for its workers to.
-
-    Python might overlook a signal that it has to handle itself, if it comes just before the worker waits.
-    """
-    ours = handler = signal.getsignal(signal.SIGTERM)
-    while callable(handler) and handler in _sigterm_before:
-        handler = _sigterm_before[handler]
-    if handler is not ours:
-        signal.signal(signal.SIGTERM, handler if handler is not None else signal.SIG_DFL)
-
-
-os.register_at_fork(after_in_child=_restore_sigterm)
 
 
 def _shapes_of(catalog: Catalog | None) -> tuple[int, Shapes]:

@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Self
 
 from .arrays import Array
-from .catalog import Catalog, open_place
+from .catalog import Catalog
 from .disk import Disk
 from .epochreader import Reader
 from .errors import Damaged
+from .file_lookup import open_place
 from .layout import Layout, Region, layout_of
 from .prepare import Held
 from .records import Place

@@ -22,10 +22,10 @@ import numpy as np
 from .arrays import Array
 from .epoch import EpochDict
 from .errors import Closed, WriteFailed
+from .process_end import report_lost
 from .room import Ticket
 from .service import Service
 from .snapshot import Snapshot
-from .threads import report_lost
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -21,9 +21,10 @@ from .buffers import Buffers
 from .fetcher import Fetcher
 from .ledger import Ledger, Work
 from .lock import HEARTBEAT_S
+from .process_end import EndListener, report_lost, tell_no_more, tell_when_process_ends
 from .states import State
 from .store import Outcome, Store
-from .threads import EndListener, IoThread, OurThread, report_lost, tell_no_more, tell_when_process_ends
+from .threads import IoThread, OurThread
 
 if TYPE_CHECKING:
     import asyncio
