@@ -8,6 +8,7 @@ import numpy as np
 from posterity.buffers import Buffers
 from posterity.ledger import Ledger
 from posterity.options import parse_options
+from posterity.pinned_view import PinnedView
 from posterity.prepare import prepare
 from posterity.service import _shapes_of
 from posterity.snapshot import Snapshot
@@ -71,7 +72,7 @@ class SynchronousRun:
 
     def snapshot(self):
         view = self.ledger.view()
-        return Snapshot(view.registry, view.shelf, self.disk, release=lambda: self.ledger.unpin(view.pin), trusted=())
+        return Snapshot(PinnedView(view.registry, view.shelf, self.disk, release=lambda: self.ledger.unpin(view.pin)))
 
 
 def run_of(generation, index, start, nsamples):

@@ -194,7 +194,7 @@ def test_a_missing_file_and_no_journal(run):
 def test_a_destroyed_epoch_and_no_journal(run):
     """An epoch whose place in a file is destroyed is a hole, if no journal says what was there."""
     with open_run(run) as opened:
-        base = opened._catalog.places[2].base
+        base = opened._followed._catalog.places[2].base
     flip(run / "epochs_2.h5", base)
     (run / JOURNAL).unlink()
     with pytest.raises(Damaged, match=r"epochs_2\.h5 is damaged"):

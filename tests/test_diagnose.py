@@ -357,7 +357,7 @@ def test_errors_of_a_diagnosis_reach_who_asked(tmp_path):
         with open_run(tmp_path) as run:
             with pytest.raises(KeyError, match=r"'r'.* it has p, q"):
                 next(run.updates(diagnosis=Diagnosis(["r"])))
-            assert not run._given
+            assert not run._followed._given
         assert not backend._service.ledger._pins
 
 

@@ -20,10 +20,11 @@ from posterity import Closed, Damaged, DefaultBackend, Epoch, SnapshotExpired, o
 from posterity.catalog import pack_sums, replayed
 from posterity.disk import Disk
 from posterity.file_names import JOURNAL
+from posterity.followed_run import FollowedRun
 from posterity.journal import Follower, Journal, decode
 from posterity.records import Began, Burned, Described, Grouped, Passed, Place, Rewritten, Stored
 from posterity.registry import admit
-from posterity.run import Run, _Watch
+from posterity.run import Run, Watch
 from posterity.specs import encode_items
 from posterity.tree import flatten
 
@@ -231,7 +232,7 @@ def test_who_comes_first_can_wait(outdir, monkeypatch):
         waits.set()
         time.sleep(seconds)
 
-    monkeypatch.setattr("posterity.run.time", SimpleNamespace(monotonic=time.monotonic, sleep=sleep))
+    monkeypatch.setattr("posterity.followed_run.time", SimpleNamespace(monotonic=time.monotonic, sleep=sleep))
     opened = []
     opening = threading.Thread(target=lambda: opened.append(open_run(outdir, wait_s=50)))
     opening.start()
@@ -434,7 +435,7 @@ def test_a_journal_that_was_overwritten_is_another(disk, follower, nepochs):
 def test_damage_is_said_each_time(disk):
     """A damaged journal is refused as often as it is looked at, not taken for one that doesn't go on; then mended."""
     journal = journal_of(disk, 1)
-    with Run(disk, ()) as run:
+    with Run(FollowedRun(disk)) as run:
         assert run.snapshot().nepochs == 1
         at = journal.end + 30
         journal.append([stored(1)])
@@ -488,7 +489,7 @@ def test_a_snapshot_costs_what_is_new(tmp_path):
         disk = Disk(folder)
         disk.enter()
         journal = journal_of(disk, nepochs)
-        with Run(disk, ()) as run:
+        with Run(FollowedRun(disk)) as run:
             run.snapshot().release()
             costs[nepochs] = min(cost_of_news(journal, run, index) for index in range(nepochs, nepochs + 50))
         journal.close()
@@ -507,7 +508,7 @@ def cost_of_news(journal, run, index):
 def test_older_snapshots_keep_their_registry(disk):
     """The registry of a snapshot is as it was, whatever is added to, rewritten in or dropped from the run later."""
     journal = journal_of(disk, 3)
-    with Run(disk, ()) as run:
+    with Run(FollowedRun(disk)) as run:
         old = run.snapshot().registry
         places = [None, *(Place(1, 1, 128 + i, 4, 0, pack_sums((7,))) for i in range(3))]
         journal.append([stored(3), Burned(14, 14), Rewritten(1, 1, 0, True, places)])
@@ -573,7 +574,7 @@ def test_who_is_slow_waits_no_longer(run, monkeypatch):
     """The next look is due so long after the last one, however long the reader took over what it saw."""
     now = [100.0]
     monkeypatch.setattr("posterity.run.time", SimpleNamespace(monotonic=lambda: now[0]))
-    watch = _Watch(run, 1, every_s=10)
+    watch = Watch(run, 1, every_s=10)
     pauses = [watch.pause_s()]
     watch.look()
     for now[0] in (100.0, 104.0, 125.0):
@@ -583,7 +584,7 @@ def test_who_is_slow_waits_no_longer(run, monkeypatch):
 
 def test_small_changes_are_no_news(backend, run):
     """`min_samples` have to come, or a burn, or a new run."""
-    watch = _Watch(run, 15, every_s=0)
+    watch = Watch(run, 15, every_s=0)
 
     def look():
         found = watch.look()
@@ -628,15 +629,15 @@ def test_updates_hold_no_snapshot_that_nobody_has(run):
     """The snapshot is let go with the next one, and when the iterator is closed or dropped."""
     updates = run.updates()
     next(updates)
-    assert len(run._given) == 1
+    assert len(run._followed._given) == 1
     updates.close()
-    assert not run._given
+    assert not run._followed._given
     for snapshot in run.updates():
         assert snapshot.nepochs == 3
         break
     del snapshot
     gc.collect()
-    assert not run._given
+    assert not run._followed._given
 
 
 async def test_an_awaited_update_is_let_go_with_the_next_one(backend, run):
@@ -649,10 +650,10 @@ async def test_an_awaited_update_is_let_go_with_the_next_one(backend, run):
     with pytest.raises(Closed):
         await first.get(0)
     await updates.aclose()
-    assert not run._given
+    assert not run._followed._given
     async with await anext(run.asynchronous.updates()) as snapshot:
         assert (await snapshot.get(3))["samples"]["p"].shape[2] == 10
-    assert not run._given
+    assert not run._followed._given
 
 
 async def test_closing_ends_awaited_updates(run):
@@ -729,7 +730,7 @@ def test_a_snapshot_of_a_closed_run_expires_too(backend, run):
 def test_closing_waits_for_nobody(outdir, backend, run):
     """A run that another thread reads from just now is closed at once, and given back when that one is done."""
     backend.close()
-    with run._guard:
+    with run._followed._guard:
         run.close()
         assert str(outdir) in open_names()
     with pytest.raises(Closed):
@@ -781,7 +782,7 @@ from posterity import open_run
 run = open_run(sys.argv[1])
 held = threading.Event()
 def hold():
-    with run._guard:
+    with run._followed._guard:
         held.set()
         over.wait()
 over = threading.Event()

@@ -266,7 +266,7 @@ def test_an_epoch_of_another_shape_is_damage(shared, outdir, monkeypatch):
         p = np.zeros((NCHAIN, DIM + 1, 20))
         backend.ingest({"samples": {"p": p, "ll": p}})
         with backend.snapshot() as other, open_run(outdir) as run:
-            alien = find(sources.Shelves(other._disk, other._shelf), 0, 0)
+            alien = find(other._view.sources(), 0, 0)
             monkeypatch.setattr(
                 sources.Shelves, "find", lambda self, i, start: alien if i == 4 else find(self, i, start)
             )

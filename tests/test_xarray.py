@@ -25,6 +25,7 @@ from posterity import (
 )
 from posterity.disk import Disk
 from posterity.draws import Draws
+from posterity.snapshot import view_of
 
 LENGTHS = [7, 3, 10, 1, 6]
 NSAMPLES = sum(LENGTHS)
@@ -381,7 +382,7 @@ def test_an_epoch_that_is_not_what_it_was_expires_a_pickled_dataset(outdir):
     """The run may have been repaired, and have other epochs under the same numbers."""
     with open_run(outdir) as run:
         snapshot = run.snapshot()
-        draws = Draws.of(snapshot)
+        draws = Draws.of(view_of(snapshot))
         rebuild, (pin, *others) = draws.__reduce__()
         draws.close()
     other = rebuild(msgspec.structs.replace(pin, nsamples=pin.nsamples + 1), *others)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .aio import AsyncBackend
+    from .async_run import AsyncRun
     from .async_snapshot import AsyncSnapshot
     from .audit import Findings, Problem, verify
     from .backend import DefaultBackend
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from .metadata import Metadata, Parameter
     from .receipts import Promise, Receipt
     from .repairs import Repairs, repair
-    from .run import AsyncRun, Run, open_run
+    from .run import Run, open_run
     from .runinfo import EpochInfo, RunInfo, find_runs, run_epochs, run_info
     from .singlefile import read_epoch
     from .snapshot import Snapshot
@@ -113,7 +114,8 @@ __all__ = [
 
 _MODULES = {
     "aio": ["AsyncBackend"],
-    "aioreads": ["AsyncSnapshot"],
+    "async_run": ["AsyncRun"],
+    "async_snapshot": ["AsyncSnapshot"],
     "audit": ["Findings", "Problem", "verify"],
     "backend": ["DefaultBackend"],
     "compaction": ["Compaction", "compact"],
@@ -148,7 +150,7 @@ _MODULES = {
     "metadata": ["Metadata", "Parameter"],
     "receipts": ["Promise", "Receipt"],
     "repairs": ["Repairs", "repair"],
-    "run": ["AsyncRun", "Run", "open_run"],
+    "run": ["Run", "open_run"],
     "runinfo": ["EpochInfo", "RunInfo", "find_runs", "run_epochs", "run_info"],
     "singlefile": ["read_epoch"],
     "snapshot": ["Snapshot"],

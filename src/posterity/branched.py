@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
-import msgspec
 import numpy as np
 
 from .arrays import Array
@@ -17,9 +16,8 @@ from .backend import DefaultBackend
 from .branches import Counted, Recorded, epoch_of, nothing_counted, recorded_in
 from .epoch import Epoch, EpochDict
 from .errors import Burned, EpochMismatch
-from .registry import Log
 from .runfolder import ReadFolder
-from .snapshot import Snapshot
+from .snapshot import Snapshot, samples_at
 from .steps import Steps
 
 if TYPE_CHECKING:
@@ -42,16 +40,14 @@ class Look(NamedTuple):
 
     def read(self, names: Sequence[str], wanted: range, chains: slice) -> dict[str, Array]:
         """Samples of some steps that aren't burned, name -> `(nchain, dim, n)`; `chains`: which."""
-        nstored, burn = self.snapshot.registry.nsamples, self.snapshot.burn
+        nstored = self.snapshot.registry.nsamples
         n = bisect_left(wanted, nstored)
         stored, gathered = wanted[:n], wanted[n:]
         parts: dict[str, list[Array]] = {name: [] for name in names}
         if stored:
-            _leave_out_after(self.snapshot, stored[-1])
-            samples = self.snapshot.get_samples(stored.start - burn, stored.step, names, chains)
-            assert samples is not None
+            samples = samples_at(self.snapshot, names, stored, chains)
             for name, part in parts.items():
-                part.append(samples[name][:, :, :n])
+                part.append(samples[name])
         if gathered:
             at = slice(gathered.start - nstored, gathered.stop - nstored, gathered.step)
             for name, part in parts.items():
@@ -63,13 +59,6 @@ class Look(NamedTuple):
             shape, dtype = self.recorded.ensemble.samples[name]
             return np.empty((*shape, 0), dtype)[chains]
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)
-
-
-def _leave_out_after(snapshot: Snapshot[Epoch] | Snapshot[object], step: int) -> None:
-    """Have a snapshot show no epoch after the one with a step, so that no more is read."""
-    registry = snapshot.registry
-    entries = registry.entries[: registry.epoch_at(step) + 1]
-    snapshot.registry = msgspec.structs.replace(registry, entries=Log(entries))
 
 
 def chosen_steps(

@@ -4,7 +4,7 @@ Burn and thinning are applied once, at the beginning: what is left are the draws
 them. Pickled, it is the folder and what to look for there: whoever gets it reads the folder himself, and sees exactly
 these numbers, or an error.
 
-Up the stream: `snapshot`. Down the stream: `xarrays` and `export` ask for draws.
+Up the stream: `pinned_view`. Down the stream: `xarrays` and `export` ask for draws.
 """
 
 import threading
@@ -12,7 +12,7 @@ import uuid
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -21,20 +21,14 @@ import xxhash
 from .arrays import Array
 from .dtypes import dtype_from_text
 from .errors import Closed, OnlyInMemory, SnapshotExpired
-from .gathering import Gathering
-from .metadata import Metadata
-from .reads import Reads
-from .run import open_run
+from .followed_run import follow_run
+from .pinned_view import PinnedView
 from .samples import sample_shapes
-from .selection import Piece, check_thin, count_samples, pieces_from
-from .snapshot import Snapshot
-from .sources import Shelves
+from .selection import check_thin, count_samples, pieces_from
 from .variables import Samples
 
 if TYPE_CHECKING:
     import numpy.typing as npt
-
-AnySnapshot: TypeAlias = Snapshot[Any]
 
 
 class Pin(msgspec.Struct, frozen=True):
@@ -56,22 +50,22 @@ class Draws:
     """Draws of a run: `n` in each of `nchain` chains; `samples` says of what. It keeps what it needs until it goes."""
 
     def __init__(
-        self, pin: Pin, nchain: int, samples: dict[str, Samples], snapshot: AnySnapshot | None, run_id: bytes
+        self, pin: Pin, nchain: int, samples: dict[str, Samples], view: PinnedView | None, run_id: bytes
     ) -> None:
         self.pin = pin
         self.nchain = nchain
         self.samples = samples
-        self._snapshot = snapshot
+        self._view = view
         self._run_id = run_id
-        self._is_closed = False
+        self.is_closed = False
         self._guard = threading.Lock()
 
     @classmethod
-    def of(cls, snapshot: AnySnapshot, burn: int = 0, thin: int = 1, pars: Sequence[str] | None = None) -> "Draws":
-        """The draws of a snapshot, which belongs to them from now on.
+    def of(cls, view: PinnedView, burn: int = 0, thin: int = 1, pars: Sequence[str] | None = None) -> "Draws":
+        """The draws of a view, which belongs to them from now on.
 
         Args:
-            snapshot: what is read.
+            view: what is read.
             burn: samples to leave out, on top of the run's own burn.
             thin: take every `thin`-th sample, counted across the borders of epochs.
             pars: names of the samples; by default all that each epoch has.
@@ -82,11 +76,11 @@ class Draws:
         """
         try:
             check_thin(burn, thin)
-            pin = _pinned(snapshot, burn, thin)
-            nchain, samples = _look(snapshot, pin, pars)
-            return cls(pin, nchain, samples, snapshot, _run_id_of(snapshot) or uuid.uuid4().bytes)
+            pin = _pinned(view, burn, thin)
+            nchain, samples = _look(view, pin, pars)
+            return cls(pin, nchain, samples, view, _run_id_of(view) or uuid.uuid4().bytes)
         except BaseException:
-            snapshot.release()
+            view.release()
             raise
 
     @property
@@ -97,12 +91,12 @@ class Draws:
     @cached_property
     def sizes(self) -> tuple[int, ...]:
         """How many draws are of each epoch that has some."""
-        return tuple(piece.n for piece in self._pieces(range(self.n)))
+        registry = self._there().registry
+        return tuple(piece.n for piece in pieces_from(registry, *self._span(range(self.n)), self.n))
 
-    def _pieces(self, draws: range) -> list[Piece]:
-        pin = self.pin
-        first = pin.first + pin.thin * draws.start
-        return list(pieces_from(self._there().registry, first, pin.thin * draws.step, len(draws)))
+    def _span(self, draws: range) -> tuple[int, int]:
+        """The position of the first of some draws in the run, and how far it is from each to the next one."""
+        return self.pin.first + self.pin.thin * draws.start, self.pin.thin * draws.step
 
     @property
     def nbytes(self) -> int:
@@ -136,17 +130,12 @@ class Draws:
             OnlyInMemory: another process has them, and didn't write them yet.
             Damaged: a file is damaged; with `verify` the checksums of all that is read are looked at.
         """
-        parts = self._pieces(draws)
-        if not parts:
+        if not draws:
             return {name: self._nothing(name, chains, components) for name in names}
-        snapshot = self._there()
         mask = ... if chains is None else list(chains)
         dims = {} if components is None else dict.fromkeys(names, components)
-        thin = self.pin.thin * draws.step
-        disk, shelf, registry = snapshot._disk, snapshot._there(), snapshot.registry
-        gathering = Gathering(disk, shelf, registry, list(names), mask, len(draws), thin, verify, dims)
-        gathering.gather(parts)
-        return gathering.results
+        first, thin = self._span(draws)
+        return self._there().read(names, first, thin, len(draws), mask=mask, verify=verify, dims=dims)
 
     def _nothing(self, name: str, chains: Sequence[int] | None, components: Sequence[int] | None) -> Array:
         kind = self.samples[name]
@@ -161,21 +150,21 @@ class Draws:
 
     # ---- keeping what is needed ----------------------------------------------------------------------------------
 
-    def _there(self) -> AnySnapshot:
+    def _there(self) -> PinnedView:
         with self._guard:
-            if self._is_closed:
+            if self.is_closed:
                 raise Closed(f"{self!r}: they were closed")
-            if self._snapshot is None:
-                self._snapshot = _found_again(self.pin, self._run_id)
-            return self._snapshot
+            if self._view is None:
+                self._view = _found_again(self.pin, self._run_id)
+            return self._view
 
     def close(self) -> None:
         """Let go of what is kept; idempotent. Nothing can be read any more."""
         with self._guard:
-            self._is_closed = True
-            snapshot, self._snapshot = self._snapshot, None
-        if snapshot is not None:
-            snapshot.release()
+            self.is_closed = True
+            view, self._view = self._view, None
+        if view is not None:
+            view.release()
 
     # ---- in other processes --------------------------------------------------------------------------------------
 
@@ -196,11 +185,11 @@ class Draws:
         Raises:
             OnlyInMemory: not all of it is in files, where others can find it.
         """
-        snapshot = self._snapshot
-        if snapshot is None:
+        view = self._view
+        if view is None:
             return self._run_id
-        run_id = _run_id_of(snapshot)
-        catalog = snapshot._there().catalog
+        run_id = _run_id_of(view)
+        catalog = view.shelf.catalog
         written = 0 if catalog is None else len(catalog.places)
         if run_id is None or written < self.pin.nepochs:
             raise OnlyInMemory(
@@ -210,10 +199,10 @@ class Draws:
         return run_id
 
 
-def _pinned(snapshot: AnySnapshot, burn: int, thin: int) -> Pin:
-    registry = snapshot.registry
+def _pinned(view: PinnedView, burn: int, thin: int) -> Pin:
+    registry = view.registry
     return Pin(
-        folder=str(snapshot._disk.folder),
+        folder=str(view.disk.folder),
         generation=registry.generation,
         nepochs=registry.next_index,
         nsamples=registry.nsamples,
@@ -223,11 +212,11 @@ def _pinned(snapshot: AnySnapshot, burn: int, thin: int) -> Pin:
     )
 
 
-def _look(snapshot: AnySnapshot, pin: Pin, pars: Sequence[str] | None) -> tuple[int, dict[str, Samples]]:
+def _look(view: PinnedView, pin: Pin, pars: Sequence[str] | None) -> tuple[int, dict[str, Samples]]:
     """The number of chains, and the samples that all epochs have which are read."""
     nchain, found = 0, dict[str, Samples]()
-    indices = [piece.epoch for piece in pieces_from(snapshot.registry, pin.first, pin.thin, pin.n)]
-    with Shelves(snapshot._disk, snapshot._there()) as shelves:
+    indices = [piece.epoch for piece in pieces_from(view.registry, pin.first, pin.thin, pin.n)]
+    with view.sources() as shelves:
         layouts = shelves.layouts(indices)
     for at, layout in enumerate(layouts):
         nchain, shapes = sample_shapes(layout)
@@ -241,9 +230,9 @@ def _look(snapshot: AnySnapshot, pin: Pin, pars: Sequence[str] | None) -> tuple[
     return nchain, {name: found[name] for name in names if name in found}
 
 
-def _run_id_of(snapshot: AnySnapshot) -> bytes | None:
-    """The id of a snapshot's run; None if nothing of it is in files yet."""
-    catalog = snapshot._there().catalog
+def _run_id_of(view: PinnedView) -> bytes | None:
+    """The id of a view's run; None if nothing of it is in files yet."""
+    catalog = view.shelf.catalog
     return None if catalog is None else catalog.began.run_id
 
 
@@ -254,24 +243,24 @@ def _elsewhere(pin: Pin, nchain: int, samples: dict[str, Samples], run_id: bytes
     """Draws that come from another process. All that are the same read from one open run."""
     key = (pin, run_id, tuple(samples))
     draws = _known.get(key)
-    if draws is None or draws._is_closed:
+    if draws is None or draws.is_closed:
         draws = _known[key] = Draws(pin, nchain, samples, None, run_id)
     return draws
 
 
-def _found_again(pin: Pin, run_id: bytes) -> AnySnapshot:
-    """A snapshot of the run in which the pinned samples are those that were meant.
+def _found_again(pin: Pin, run_id: bytes) -> PinnedView:
+    """A view of the run in which the pinned samples are those that were meant.
 
     Raises:
         SnapshotExpired: it isn't there any more, or another one is.
         OnlyInMemory: it isn't written so far yet.
     """
     try:
-        snapshot = open_run(pin.folder).snapshot()  # which keeps the run open
+        view, _ = follow_run(pin.folder).look()  # which keeps the run open
     except FileNotFoundError as error:
         raise SnapshotExpired(f"the run in {pin.folder} is gone, or can't be seen from here") from error
-    registry = snapshot.registry
-    if (_run_id_of(snapshot), registry.generation) != (run_id, pin.generation):
+    registry = view.registry
+    if (_run_id_of(view), registry.generation) != (run_id, pin.generation):
         raise SnapshotExpired(f"the run in {pin.folder} was reset or replaced; make the dataset anew")
     if registry.next_index < pin.nepochs:
         raise OnlyInMemory(
@@ -280,12 +269,4 @@ def _found_again(pin: Pin, run_id: bytes) -> AnySnapshot:
         )
     if pin.nepochs and registry.entries[pin.nepochs - 1].stop != pin.nsamples:
         raise SnapshotExpired(f"the epochs of {pin.folder} aren't those that they were; make the dataset anew")
-    return snapshot
-
-
-def draws_of(
-    source: Reads[Any] | AnySnapshot, burn: int, thin: int, pars: Sequence[str] | None
-) -> tuple[Draws, Metadata]:
-    """Draws of something that is read, with what is known of them; to be closed."""
-    snapshot = source._shared() if isinstance(source, Snapshot) else source.snapshot()
-    return Draws.of(snapshot, burn, thin, pars), snapshot.metadata
+    return view

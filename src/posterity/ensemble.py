@@ -21,7 +21,7 @@ from .arrays import Array
 from .dtypes import dtype_from_text, dtype_to_text
 from .epoch import Epoch, EpochDict
 from .errors import EpochMismatch, NotStorable
-from .snapshot import Snapshot
+from .snapshot import Snapshot, samples_at
 from .steps import Shapes
 from .tree import flatten
 
@@ -212,7 +212,7 @@ def _as_blobs(samples: dict[str, Array], blobs: Blobs) -> Array:
 
 
 def _read_samples(snapshot: Snapshot[object], names: list[str], at: range) -> dict[str, Array] | None:
-    return snapshot.get_samples(at.start - snapshot.burn, at.step, names) if at else None
+    return samples_at(snapshot, names, at) if at else None
 
 
 def _read_items(snapshot: Snapshot[object], ensemble: Ensemble, blobs: Blobs, at: range) -> Array:

@@ -16,11 +16,12 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 
 from .arrays import Array
-from .draws import Draws, draws_of
+from .draws import Draws
 from .errors import ExportExists, NotStorable
 from .metadata import Metadata
+from .pinned_view import PinnedView
 from .reads import Reads
-from .snapshot import Snapshot
+from .snapshot import Snapshot, view_of
 from .variables import (
     CHAIN,
     DRAW,
@@ -133,9 +134,17 @@ def export_zarr(
             _write(ZarrFolder(beside, compression), draws, metadata, plan, progress)
 
 
+def _view_of(source: Source) -> PinnedView:
+    if isinstance(source, Snapshot):
+        return view_of(source)
+    with source.snapshot() as snapshot:
+        return view_of(snapshot)
+
+
 @contextmanager
 def _exported(source: Source, burn: int, thin: int, pars: Sequence[str] | None) -> Iterator[tuple[Draws, Metadata]]:
-    draws, metadata = draws_of(source, burn, thin, pars)
+    view = _view_of(source)
+    draws, metadata = Draws.of(view, burn, thin, pars), view.registry.metadata
     with closing(draws):
         for name, kind in draws.samples.items():
             if kind.dtype.kind not in "?biufc":

@@ -27,6 +27,7 @@ from .ledger import Ledger
 from .metadata import Metadata
 from .monitor import Monitor
 from .options import Options
+from .pinned_view import PinnedView
 from .pins import Pin
 from .prepare import Held, Prepared, prepare
 from .receipts import Receipt
@@ -199,15 +200,15 @@ class Service:
             raise Closed(f"the backend of {self.disk.folder} was closed; open the run again to read it")
         ledger = self.ledger
         view = ledger.view()
-        return Snapshot(
+        pinned = PinnedView(
             view.registry,
             view.shelf,
             self.disk,
             release=partial(self._unpin, view.pin),
             abandon=partial(ledger.unpin_later, view.pin),
-            trusted=self.options.trusted_classes,
             run_key=self._session,
         )
+        return Snapshot(pinned, trusted=self.options.trusted_classes)
 
     def _unpin(self, pin: Pin) -> None:
         self.ledger.unpin(pin)

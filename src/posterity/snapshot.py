@@ -3,31 +3,28 @@
 A snapshot knows the registry as it was and where the numbers are: in memory, or in files, which it reads at known
 offsets without HDF5. Later ingests, burns and resets don't change it, and what it needs is kept until it is released.
 
-Up the stream: `service` and `run` make them. Down the stream: the faces hand it out, and read from one in each call.
+Up the stream: `pinned_view` has the numbers. Down the stream: the faces hand it out, and read from one in each call.
 """
 
 import os
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Generic, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
 
 from .arrays import Array
 from .diagnosis import Diagnosis
 from .diagnostics import Diagnostics
-from .disk import Disk
 from .epoch import EpochDict
-from .errors import Burned, Closed
-from .gathering import Gathering
+from .errors import Burned
 from .layout import Layout
 from .load import to_epoch
 from .metadata import Metadata
+from .pinned_view import PinnedView
 from .registry import Entry, Registry
 from .samples import sample_shapes
-from .selection import Mask, check_thin, count_samples, flatten_samples, pieces, pieces_from
-from .shelf import Shelf
+from .selection import Mask, check_thin, count_samples, flatten_samples
 from .singlefile import save_epochs
-from .sources import Shelves
 from .tree import restore
 from .variables import Chunks
 
@@ -37,62 +34,17 @@ if TYPE_CHECKING:
 E_co = TypeVar("E_co", covariant=True)
 
 
-def _nothing() -> None:
-    pass
-
-
 class Snapshot(Generic[E_co]):
     """The run as it was when it was asked for. Any thread may read from it; `release` it when done."""
 
-    def __init__(
-        self,
-        registry: Registry,
-        shelf: Shelf,
-        disk: Disk,
-        *,
-        release: Callable[[], None] = _nothing,
-        abandon: Callable[[], None] = _nothing,
-        trusted: Sequence[str] = (),
-        run_key: bytes = b"",
-    ) -> None:
-        self.registry = registry
-        self._diagnostics: Diagnostics | None = None
-        self._shelf: Shelf | None = shelf
-        self._disk = disk
-        self._release = release
-        self._abandon = abandon
+    def __init__(self, view: PinnedView, *, trusted: Sequence[str] = ()) -> None:
+        self._view = view
         self._trusted = trusted
-        self._run_key = run_key
-        self._others: list[None] = []  # one for each other snapshot that needs what this one does
-
-    def _shared(self) -> "Snapshot[E_co]":
-        """A snapshot of the same, to be released on its own."""
-        other: Snapshot[E_co] = Snapshot(
-            self.registry,
-            self._there(),
-            self._disk,
-            release=self._release,
-            abandon=self._abandon,
-            trusted=self._trusted,
-            run_key=self._run_key,
-        )
-        self._others.append(None)
-        other._others = self._others
-        return other
-
-    def _is_last(self) -> bool:
-        """Whether nobody else needs what this one does; to be asked once. Takes no lock: a finaliser may ask."""
-        try:
-            self._others.pop()
-        except IndexError:
-            return True
-        return False
+        self._diagnostics: Diagnostics | None = None
 
     def release(self) -> None:
         """Let go of the files that it needs; idempotent."""
-        shelf, self._shelf = self._shelf, None
-        if shelf is not None and self._is_last():
-            self._release()
+        self._view.release()
 
     def __enter__(self) -> Self:
         return self
@@ -108,14 +60,15 @@ class Snapshot(Generic[E_co]):
     ) -> None:
         self.release()
 
-    def __del__(self) -> None:
-        if getattr(self, "_shelf", None) is not None and self._is_last():
-            self._abandon()
-
     def __repr__(self) -> str:
         registry = self.registry
         counts = f"{registry.next_index} epochs, {registry.nsamples_left} samples left, burn {registry.burn}"
         return f"<Snapshot: {counts}{registry.metadata.brief}>"
+
+    @property
+    def registry(self) -> Registry:
+        """What the run consists of."""
+        return self._view.registry
 
     @property
     def burn(self) -> int:
@@ -145,8 +98,8 @@ class Snapshot(Generic[E_co]):
     @property
     def shapes(self) -> dict[str, tuple[int, int, str]]:
         """The names of the newest epoch's samples: number of chains, dim, dtype. Empty if there is no epoch."""
-        shelf, index = self._there(), self.nepochs - 1
-        layout = shelf.layout_of(index) if index >= 0 else None
+        index = self.nepochs - 1
+        layout = self._view.shelf.layout_of(index) if index >= 0 else None
         if layout is None:
             return {}
         nchain, found = sample_shapes(layout)
@@ -197,18 +150,13 @@ class Snapshot(Generic[E_co]):
         return self.registry.entries[ind]
 
     def _read_epoch(self, entry: Entry, burned: int) -> EpochDict:
-        with Shelves(self._disk, self._there()) as shelves:
+        with self._view.sources() as shelves:
             layout, arrays, cut = shelves.read(entry.index, _all_leaves, burned)
         data = restore(layout.items, arrays)
         samples = data["samples"]
         if burned > cut and isinstance(samples, dict):
             data["samples"] = {name: array[:, :, burned - cut :].copy() for name, array in samples.items()}
         return data
-
-    def _there(self) -> Shelf:
-        if self._shelf is None:
-            raise Closed("the snapshot was released")
-        return self._shelf
 
     # ---- samples -------------------------------------------------------------------------------------------------
 
@@ -245,9 +193,8 @@ class Snapshot(Generic[E_co]):
         n = count_samples(self.registry, burn, thin)
         if n == 0:
             return None
-        gathering = Gathering(self._disk, self._there(), self.registry, names, mask, n, thin, verify)
-        gathering.gather(list(pieces(self.registry, burn, thin)))
-        return flatten_samples(gathering.results) if flatten else gathering.results
+        found = self._view.read(names, self.burn + burn, thin, n, mask=mask, verify=verify)
+        return flatten_samples(found) if flatten else found
 
     def get_components(self, name: str, start: int, stop: int, burn: int = 0, thin: int = 1) -> Array | None:
         """Some components of one name, where all of them would be too much memory: `[:, start:stop, burn::thin]`.
@@ -275,9 +222,7 @@ class Snapshot(Generic[E_co]):
         if not 0 <= start < stop <= dim:
             raise IndexError(f"{name!r} has the components 0 to {dim - 1}; those from {start} to {stop} were asked for")
         dims = {name: range(start, stop)}
-        gathering = Gathering(self._disk, self._there(), self.registry, [name], ..., n, thin, verify=False, dims=dims)
-        gathering.gather(list(pieces(self.registry, burn, thin)))
-        return gathering.results[name]
+        return self._view.read([name], self.burn + burn, thin, n, dims=dims)[name]
 
     @property
     def diagnostics(self) -> Diagnostics | None:
@@ -299,26 +244,16 @@ class Snapshot(Generic[E_co]):
             SnapshotExpired, Damaged: see `get_samples`. What was read before counts.
         """
         diagnosis = Diagnosis() if diagnosis is None else diagnosis
-        run = (str(self._disk.folder), self._run_key, self.registry.generation)
-        self._diagnostics = diagnosis.follow(run, self.registry.burn, self._end_of_fetched(), self._read_samples)
+        view = self._view
+        run = (str(view.disk.folder), view.run_key, view.registry.generation)
+        self._diagnostics = diagnosis.follow(run, view.registry.burn, view.end_of_fetched(), self._read_samples)
         return self._diagnostics
-
-    def _end_of_fetched(self) -> int:
-        """The position after the last sample that is in memory or in a file."""
-        held, entries = self._there().held, self.registry.entries
-        n = len(entries)
-        while n and (last := held.get(n - 1)) is not None and not last.is_fetched:
-            n -= 1
-        return entries[n - 1].stop if n else 0
 
     def _read_samples(self, start: int, most: int, names: Sequence[str]) -> dict[str, Array]:
         """The samples from position `start` on, to the end of an epoch: `most` of them, or one epoch."""
         registry = self.registry
         end = max(registry.epoch_at(start + most), registry.epoch_at(start) + 1)
-        n = registry.entries[end - 1].stop - start
-        gathering = Gathering(self._disk, self._there(), registry, list(names), ..., n, 1, verify=False)
-        gathering.gather(list(pieces_from(registry, start, 1, n)))
-        return gathering.results
+        return self._view.read(names, start, 1, registry.entries[end - 1].stop - start)
 
     # ---- stats ---------------------------------------------------------------------------------------------------
 
@@ -336,7 +271,7 @@ class Snapshot(Generic[E_co]):
         """
         entries = [self._entry(i) for i in (self.epochs if epochs is None else epochs)]
         stats: dict[str, EpochDict] = {}
-        with Shelves(self._disk, self._there()) as shelves:
+        with self._view.sources() as shelves:
             for entry in entries:
                 if entry.is_burned(self.burn):
                     raise Burned(f"epoch {entry.index} was burned; its stats are gone with it")
@@ -387,7 +322,7 @@ class Snapshot(Generic[E_co]):
         """
         from .xarrays import to_dataset  # noqa: PLC0415  # an extra
 
-        return to_dataset(self._shared(), burn, thin, pars, chunks=chunks)
+        return to_dataset(self._view.shared(), burn, thin, pars, chunks=chunks)
 
     def to_datatree(
         self,
@@ -420,7 +355,17 @@ class Snapshot(Generic[E_co]):
         """
         from .xarrays import to_datatree  # noqa: PLC0415  # an extra
 
-        return to_datatree(self._shared(), burn, thin, pars, chunks=chunks, named=named, stats=stats)
+        return to_datatree(self._view.shared(), burn, thin, pars, chunks=chunks, named=named, stats=stats)
+
+
+def view_of(snapshot: Snapshot[Any]) -> PinnedView:
+    """What a snapshot reads from, to be released on its own."""
+    return snapshot._view.shared()  # noqa: SLF001  # of a class of this module
+
+
+def samples_at(snapshot: Snapshot[Any], names: Sequence[str], at: range, mask: Mask = ...) -> dict[str, Array]:
+    """Samples at some positions of the run, one at least, that aren't burned: name -> `(nchain, dim, len(at))`."""
+    return snapshot._view.read(names, at.start, at.step, len(at), mask=mask)  # noqa: SLF001  # see above
 
 
 def _all_leaves(layout: Layout) -> list[int]:

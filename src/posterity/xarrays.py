@@ -15,11 +15,12 @@ from typing import Any, ClassVar, TypeAlias, cast
 import numpy as np
 
 from .arrays import Array
-from .draws import AnySnapshot, Draws
+from .draws import Draws
 from .errors import MissingExtra
 from .file_names import JOURNAL
+from .followed_run import follow_run
 from .metadata import Metadata
-from .run import open_run
+from .pinned_view import PinnedView
 from .variables import (
     CHAIN,
     DRAW,
@@ -67,8 +68,8 @@ class PosterityBackend(BackendEntrypoint):
         if isinstance(filename_or_obj, _Source):
             source = filename_or_obj
         else:
-            snapshot = open_run(filename_or_obj).snapshot()  # which keeps the run open
-            source = _Source(Draws.of(snapshot, burn, thin, pars), snapshot.metadata)
+            view, _ = follow_run(filename_or_obj).look()  # which keeps the run open
+            source = _Source(Draws.of(view, burn, thin, pars), view.registry.metadata)
         dropped = {drop_variables} if isinstance(drop_variables, str) else set(drop_variables or ())
         dataset = _lazy_dataset(source).drop_vars(dropped, errors="ignore")
         dataset.set_close(source.draws.close)
@@ -194,11 +195,9 @@ def _coordinates(draws: Draws, metadata: Metadata) -> dict[str, Any]:
     return found
 
 
-def to_dataset(
-    snapshot: AnySnapshot, burn: int, thin: int, pars: Sequence[str] | None, *, chunks: Chunks
-) -> xr.Dataset:
-    """See `Snapshot.to_xarray`; the snapshot belongs to the dataset from now on."""
-    return _opened(Draws.of(snapshot, burn, thin, pars), snapshot.metadata, chunks)
+def to_dataset(view: PinnedView, burn: int, thin: int, pars: Sequence[str] | None, *, chunks: Chunks) -> xr.Dataset:
+    """See `Snapshot.to_xarray`; the view belongs to the dataset from now on."""
+    return _opened(Draws.of(view, burn, thin, pars), view.registry.metadata, chunks)
 
 
 def _opened(draws: Draws, metadata: Metadata, chunks: Chunks) -> xr.Dataset:
@@ -214,7 +213,7 @@ def _opened(draws: Draws, metadata: Metadata, chunks: Chunks) -> xr.Dataset:
 
 
 def to_datatree(
-    snapshot: AnySnapshot,
+    view: PinnedView,
     burn: int,
     thin: int,
     pars: Sequence[str] | None,
@@ -223,8 +222,8 @@ def to_datatree(
     named: bool,
     stats: Collection[str] | None,
 ) -> xr.DataTree:
-    """See `Snapshot.to_datatree`; the snapshot belongs to the tree from now on."""
-    draws, metadata = Draws.of(snapshot, burn, thin, pars), snapshot.metadata
+    """See `Snapshot.to_datatree`; the view belongs to the tree from now on."""
+    draws, metadata = Draws.of(view, burn, thin, pars), view.registry.metadata
     plan = arrange(draws.samples, metadata, named=named, stats=stats)
     dataset = _opened(draws, metadata, chunks)
     if chunks is None:
