@@ -8,9 +8,10 @@ import pytest
 from emcee.backends import Backend, HDFBackend
 
 from posterity import Damaged, EpochMismatch, NotStorable, RunExists, open_run
-from posterity import importing as importing_module
+from posterity import importemcee as module
 from posterity.emcee import EmceeBackend
-from posterity.importing import import_emcee, importer_of
+from posterity.importemcee import import_emcee
+from posterity.importer import importer_of
 from test_emcee import NOT_IN_HDF5, assert_same
 from walking import BLOBS, NDIM, NWALKERS, sampled
 
@@ -23,7 +24,7 @@ def theirs(tmp_path):
 @pytest.mark.parametrize("blobs", sorted(BLOBS.keys() - NOT_IN_HDF5))
 def test_an_imported_run_gives_what_the_file_gives(tmp_path, theirs, blobs, monkeypatch):
     """Whatever its blobs, in several epochs; and emcee's sampler goes on from it as from the file."""
-    monkeypatch.setattr(importing_module, "MAX_BYTES", 2000)
+    monkeypatch.setattr(module, "MAX_BYTES", 2000)
     sampled(theirs, blobs)
     told = []
     found = import_emcee(theirs.filename, tmp_path / "run", progress=lambda *done: told.append(done))
@@ -81,7 +82,7 @@ def test_a_file_larger_than_the_memory_can_be_imported(tmp_path):
 
 def test_an_import_that_was_cut_off_is_not_taken_for_a_run(tmp_path, theirs, monkeypatch):
     """A sampler that went on from it would go on from the middle, with no random state."""
-    monkeypatch.setattr(importing_module, "MAX_BYTES", 2000)
+    monkeypatch.setattr(module, "MAX_BYTES", 2000)
     sampled(theirs)
 
     def stop(*_):

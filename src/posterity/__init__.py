@@ -41,7 +41,8 @@ if TYPE_CHECKING:
         WriteFailed,
     )
     from .export import export_netcdf, export_zarr
-    from .importing import Imported, import_jexplore
+    from .imported import Imported
+    from .importjexplore import import_jexplore
     from .metadata import Metadata, Parameter
     from .receipts import Promise, Receipt
     from .repairs import Repairs, repair

@@ -1,8 +1,9 @@
-"""A chain in an HDF5 file that Eryn's `HDFBackend` wrote, checked and read some steps at a time. Eryn isn't needed.
+"""A run made of a file that Eryn's `HDFBackend` wrote, some steps at a time. Eryn isn't needed.
 
-Up the stream: such a file. Down the stream: `importing` makes a run of it, `branches` says how that lies in epochs.
+Up the stream: such a file. Down the stream: `branches` says how its steps lie in epochs, `backend` stores them.
 """
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import h5py
 import numpy as np
 
 from .arrays import Array
+from .backend import DefaultBackend
 from .branches import (
     BETA,
     BLOBS,
@@ -24,6 +26,8 @@ from .branches import (
 )
 from .epoch import EpochDict
 from .errors import Damaged
+from .imported import Imported, Progress, opened, options_for
+from .steps import MAX_BYTES
 
 _ARRAYS = {"log_like": LOG_LIKE, "log_prior": LOG_PRIOR, "betas": BETA, "blobs": BLOBS}
 _NUMBERS = {"nwalkers", "ntemps", "branch_names", "iteration", "rj", "has_blobs"}
@@ -147,3 +151,48 @@ def _plain(value: Any) -> Any:
 
 def _plain_number(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
+
+
+def import_eryn(
+    source: str | os.PathLike[str],
+    outdir: str | os.PathLike[str],
+    *,
+    name: str = "mcmc",
+    progress: Progress | None = None,
+    **options: Any,
+) -> Imported:
+    """Make a run of a file that Eryn's `HDFBackend` wrote. The file stays as it is; it may be larger than the memory.
+
+    An `ErynBackend` of the run gives what the file's backend gives: chain, leaves, log-likelihoods, log-priors, betas,
+    blobs, counts, moves, random state. Eryn needn't be installed.
+
+    Args:
+        source: the HDF5 file.
+        outdir: the folder of the new run; there must be none in it.
+        name: of the chain in the file, a group.
+        progress: called with the number of steps that were taken over, and of all.
+        options: of the new run, as `DefaultBackend` takes them.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        KeyError: it has no chain of that name; the message has those there are.
+        ValueError: the chain has no steps.
+        RunExists: there is a run in `outdir` already.
+        Damaged: the file can't be read, or contradicts itself.
+        WriteFailed, NotWritten: the disk is full, or broken.
+
+    What fails half-way leaves an unfinished run, which can be removed; no `ErynBackend` takes it for a whole one.
+    """
+    with opened(source) as (path, file):
+        chain = ErynChain(path, file, name)
+        named = {"chains": chain.ensemble.chains, "parameters": chain.ensemble.parameters({})}
+        options = {**named, **options_for("eryn", chain.version, options)}
+        backend: DefaultBackend[Any]
+        with DefaultBackend(outdir=outdir, **options, mode="x") as backend:
+            for done, epoch in chain.epochs(MAX_BYTES):
+                backend.ingest_dict(epoch, copy=False)
+                if progress is not None:
+                    progress(done, chain.nsteps)
+            backend.flush(publish=True)
+            nepochs = backend.status.epochs
+    return Imported(str(path), os.fsdecode(outdir), nepochs, chain.nsteps)

@@ -65,7 +65,7 @@ def import_(
         source: a folder of jexplore's, or a file of emcee's `HDFBackend` or of Eryn's.
         run: the run folder to make.
     """
-    from posterity.importing import importer_of
+    from posterity.importer import importer_of
 
     try:
         take_over: Callable[..., Any] = importer_of(source)

@@ -1,0 +1,120 @@
+"""A run made of a file that emcee's `HDFBackend` wrote, some steps at a time.
+
+Up the stream: such a file. Down the stream: `ensemble` says how its steps lie in epochs, `backend` stores them.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from .backend import DefaultBackend
+from .ensemble import Blobs, Ensemble, WalkersState
+from .errors import Damaged
+from .imported import Imported, Progress, opened, options_for
+from .steps import MAX_BYTES
+
+
+def import_emcee(
+    source: str | os.PathLike[str],
+    outdir: str | os.PathLike[str],
+    *,
+    name: str = "mcmc",
+    progress: Progress | None = None,
+    **options: Any,
+) -> Imported:
+    """Make a run of a file that emcee's `HDFBackend` wrote. The file stays as it is; it may be larger than the memory.
+
+    An `EmceeBackend` of the run gives what the file's backend gives: chain, log-probabilities, blobs, accepted counts,
+    random state. A sampler goes on from it as from the file. emcee needn't be installed.
+
+    Args:
+        source: the HDF5 file.
+        outdir: the folder of the new run; there must be none in it.
+        name: of the chain in the file, a group.
+        progress: called with the number of steps that were taken over, and of all.
+        options: of the new run, as `DefaultBackend` takes them.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        KeyError: it has no chain of that name; the message has those there are.
+        ValueError: the chain has no steps.
+        NotStorable: its blobs can't be stored (a `TypeError`).
+        RunExists: there is a run in `outdir` already.
+        Damaged: the file can't be read, or contradicts itself.
+        WriteFailed, NotWritten: the disk is full, or broken.
+
+    What fails half-way leaves an unfinished run, which can be removed; no `EmceeBackend` takes it for a whole one.
+    """
+    with opened(source) as (path, file):
+        chain = _EmceeChain(path, file, name)
+        nepochs = chain.store(outdir, options_for("emcee", chain.version, options), progress)
+    return Imported(str(path), os.fsdecode(outdir), nepochs, chain.nsteps)
+
+
+class _EmceeChain:
+    """One chain in a file of `HDFBackend`'s, checked."""
+
+    def __init__(self, path: Path, file: Any, name: str) -> None:
+        names = emcee_chains(file)
+        if name not in names:
+            raise KeyError(f"{path} has no chain {name!r} of emcee's; it has {', '.join(map(repr, names)) or 'none'}")
+        group = file[name]
+        self._arrays = {"p": group["chain"], "lp": group["log_prob"]}
+        self.nsteps = int(group.attrs["iteration"])
+        self.version = {"emcee_version": str(group.attrs["version"])} if "version" in group.attrs else {}
+        nwalkers, ndim = int(group.attrs["nwalkers"]), int(group.attrs["ndim"])
+        if self.nsteps < 1:
+            raise ValueError(f"{path}: the chain {name!r} has no steps")
+        blobs = None
+        if group.attrs["has_blobs"]:
+            self._arrays["blobs"] = group["blobs"]
+            blobs = Blobs.like(group["blobs"][:1][0])
+        self.ensemble = Ensemble(nwalkers, ndim, self._arrays["p"].dtype, blobs)
+        for array, (shape, _) in self.ensemble.shapes.items():
+            if array in self._arrays:
+                self._check(f"{path}: {name}/{array}", self._arrays[array].shape, shape[: 1 if array == "blobs" else 2])
+        accepted = np.asarray(group["accepted"][...], float)
+        if accepted.shape != (nwalkers,):
+            raise Damaged(f"{path}: {name}/accepted has shape {accepted.shape} and there are {nwalkers} walkers")
+        self._state = WalkersState(_random_state(group.attrs), accepted)
+
+    def _check(self, what: str, found: tuple[int, ...], step: tuple[int, ...]) -> None:
+        if len(found) != 1 + len(step) or found[0] < self.nsteps or found[1:] != step:
+            raise Damaged(f"{what} has shape {found}; {self.nsteps} steps of {step} are expected")
+
+    def store(self, outdir: str | os.PathLike[str], options: dict[str, Any], progress: Progress | None) -> int:
+        """Make a run of it; returns how many epochs that has."""
+        nbytes = sum(array.dtype.itemsize * int(np.prod(array.shape[1:])) for array in self._arrays.values())
+        at_once = max(1, MAX_BYTES // max(1, nbytes))
+        backend: DefaultBackend[Any]
+        with DefaultBackend(outdir=outdir, **options, mode="x") as backend:
+            for start in range(0, self.nsteps, at_once):
+                stop = min(start + at_once, self.nsteps)
+                steps = {name: array[start:stop] for name, array in self._arrays.items()}
+                backend.ingest_dict(
+                    self.ensemble.epoch(steps, self._state if stop == self.nsteps else None), copy=False
+                )
+                if progress is not None:
+                    progress(stop, self.nsteps)
+            backend.flush(publish=True)
+            return backend.status.epochs
+
+
+def _random_state(attributes: Any) -> tuple[object, ...] | None:
+    """As emcee's generator gave it; h5py makes NumPy's numbers of Python's."""
+    names = sorted(name for name in attributes if name.startswith("random_state_"))
+    state = tuple(attributes[name] for name in names)
+    return tuple(part.item() if isinstance(part, np.generic) else part for part in state) or None
+
+
+def emcee_chains(file: Any) -> list[str]:  # an h5py.File
+    """The names of the chains in a file of `HDFBackend`'s."""
+    return [name for name, group in file.items() if isinstance(group, h5py.Group) and _is_emcees(group)]
+
+
+def _is_emcees(group: Any) -> bool:
+    arrays = all(isinstance(group.get(name), h5py.Dataset) for name in ("chain", "log_prob", "accepted"))
+    return arrays and {"iteration", "nwalkers", "ndim", "has_blobs"} <= set(group.attrs)
