@@ -12,7 +12,7 @@ from .arrays import Array
 from .codec import DEFAULT_LEVEL, Bytes, Packing, known_codecs
 from .layout import Layout, packed_layout
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("posterity.auto")
 _MOST_CHUNKS = 8
 _WORTH_IT = 0.8  # at most this part of the bytes may be left
 _AS_GOOD = 1.1

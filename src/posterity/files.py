@@ -35,7 +35,7 @@ from .records import AnyRecord, Described, Dropped, Passed, Place, Published, Re
 from .registry import Entry, FileSpan
 from .samples import cut_samples
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("posterity.files")
 _MOST_OPEN = 32  # files that wait for a sync together
 
 

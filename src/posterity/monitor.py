@@ -20,7 +20,7 @@ from .ledger import Ledger
 from .snapshot import Snapshot
 from .threads import OurThread
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("posterity.monitor")
 _PAUSE_S = 0.1
 _REST = 9  # times as long as it took to work out the results: these cost the same however little is new
 _RETRY_S = 1.0

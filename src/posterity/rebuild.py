@@ -30,7 +30,7 @@ from .records import (
     Stored,
 )
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("posterity.rebuild")
 _MOST_LOST = 1_000_000
 
 

@@ -22,7 +22,7 @@ from .options import Options
 from .rebuild import head_of, rebuilt, stored_records, take_in_rewritten
 from .records import Grouped, Published
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("posterity.recovery")
 
 
 class Found(NamedTuple):

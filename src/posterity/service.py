@@ -40,7 +40,7 @@ from .status import Meter, Status
 from .store import Store
 from .writer import Writer
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("posterity.service")
 _PACKAGE = str(Path(str(sys.modules["posterity"].__file__)).parent) + os.sep  # whatever folder this module is in
 
 

@@ -30,7 +30,7 @@ from .snapshot import Snapshot
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("posterity.steps")
 
 StateT = TypeVar("StateT")
 Shapes = Mapping[str, tuple[tuple[int, ...], np.dtype[np.generic]]]

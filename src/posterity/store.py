@@ -32,7 +32,7 @@ from .records import Annotated, Began, Burned, Grouped
 from .recovery import Found, find_run
 from .registry import Registry, Series, describe, reset
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("posterity.store")
 
 
 class Outcome(NamedTuple):

@@ -29,7 +29,7 @@ from .threads import IoThread, OurThread
 if TYPE_CHECKING:
     import asyncio
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("posterity.writer")
 
 
 class Writer(EndListener):
