@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from loop_watch import LoopWatch
-from posterity import process_end
-from posterity.disk import Disk
+from posterity._system import process_end
+from posterity._system.disk import Disk
 
 settings.register_profile(
     "posterity",

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import anyio
 
-from posterity.reader_threads import in_thread
+from posterity._system.reader_threads import in_thread
 
 
 class Hanging:

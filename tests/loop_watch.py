@@ -23,13 +23,13 @@ import trio
 from anyio.lowlevel import current_token
 
 import posterity
+from posterity._system.disk import Disk
 from posterity.bells import Bell
-from posterity.disk import Disk
 from posterity.ledger import Ledger
 from posterity.service import Service
 
 PACKAGE = str(Path(posterity.__file__).parent)
-FACE_MODULES = ("aio", "aioreads", "async_snapshot", "event_loop", "reader_threads", "waiting")
+FACE_MODULES = ("aio", "aioreads", "async_snapshot", "_system/event_loop", "_system/reader_threads", "waiting")
 FACE = {f"{PACKAGE}/{name}.py" for name in FACE_MODULES}
 
 # Giving a descriptor back that was only read from waits for nothing, and finalisers do it.

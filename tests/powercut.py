@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from posterity.disk import Disk
+from posterity._system.disk import Disk
 
 SECTORS = (512, 4096)
 _FIRST_FD = 1 << 20

@@ -9,7 +9,7 @@ import numpy as np
 
 from faulty import CALLS
 from posterity import DefaultBackend
-from posterity.disk import Disk
+from posterity._system.disk import Disk
 from posterity.options import parse_options
 from posterity.service import Service
 

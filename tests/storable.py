@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from posterity.disk import Disk
+from posterity._system.disk import Disk
 from posterity.epochfile import EpochFile
 from posterity.epochreader import Reader
 from posterity.filehead import FileHead

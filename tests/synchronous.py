@@ -5,7 +5,7 @@ What it does is what `Service` and `Writer` do; only nobody waits. So a test can
 
 import numpy as np
 
-from posterity.buffers import Buffers
+from posterity._system.buffer_pool import Buffers
 from posterity.ledger import Ledger
 from posterity.options import parse_options
 from posterity.pinned_view import PinnedView

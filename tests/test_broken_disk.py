@@ -13,7 +13,7 @@ import pytest
 from faulty import AILMENTS, BrokenDisk, backend_on, options_of, short_writes
 from known import epoch_dict, numbers
 from posterity import DefaultBackend, MailboxFull, State, WriteFailed, open_run, verify
-from posterity.disk import is_full
+from posterity._system.disk import is_full
 from test_faults import GROUPINGS, check_files
 
 NEPOCHS = 6

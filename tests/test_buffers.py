@@ -5,7 +5,7 @@ import resource
 import numpy as np
 import pytest
 
-from posterity.buffers import Buffers
+from posterity._system.buffer_pool import Buffers
 
 LARGE = 1 << 20
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from posterity._system.disk import Disk
 from posterity.catalog import Catalog, pack_sums, replayed, unpack_sums
-from posterity.disk import Disk
 from posterity.epochfile import EpochFile
 from posterity.errors import Damaged
 from posterity.file_lookup import open_place

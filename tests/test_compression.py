@@ -27,8 +27,8 @@ from posterity import (
     repair,
     verify,
 )
+from posterity._system.disk import Disk
 from posterity.codec import Packing
-from posterity.disk import Disk
 from posterity.epochreader import Reader
 from posterity.file_names import JOURNAL
 from posterity.layout import layout_of

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from posterity.crew import in_order
+from posterity._system.parallel import in_order
 
 
 def crew():

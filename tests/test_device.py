@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from posterity import DefaultBackend, device
-from posterity.buffers import Buffers
+from posterity._system.buffer_pool import Buffers
 
 pytest.importorskip("jax")
 
@@ -229,7 +229,7 @@ import sys
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 from posterity import device
-from posterity.buffers import Buffers
+from posterity._system.buffer_pool import Buffers
 
 device.is_on_cpu = lambda leaf: False
 device.SLAB_BYTES = int(sys.argv[1])

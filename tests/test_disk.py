@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import storable
-from posterity.disk import Disk
+from posterity._system.disk import Disk
 from posterity.sums import as_bytes
 
 

@@ -197,13 +197,13 @@ def test_a_backend_that_nobody_refers_to(outdir):
     """A backend that was dropped without closing writes everything, lets the folder go, and ends."""
     returned, out, err = ended(
         """
-        import posterity.threads
+        import posterity._system.threads
         DefaultBackend(outdir=outdir, inmem_epochs=9).ingest(run_of([20])[0])
         with DefaultBackend(outdir=outdir) as backend:
             tell(backend.get_samples()["p"].shape[2])
             backend.ingest(run_of([5], start=20)[0])
         for thread in threading.enumerate():
-            if isinstance(thread, posterity.threads.OurThread):
+            if isinstance(thread, posterity._system.threads.OurThread):
                 thread.join()
         tell("no thread is left")
         """,
@@ -298,7 +298,7 @@ def test_an_awaited_backend_that_nobody_closes(outdir, loop):
 # Writing waits, or fails, until the test says `go_on`; "ended" is told when the main thread has.
 GATE = """
 import errno
-from posterity.disk import Disk
+from posterity._system.disk import Disk
 sys.stdout.reconfigure(line_buffering=True)
 gate, is_at_gate, reserve = threading.Event(), threading.Event(), Disk.reserve
 
@@ -372,8 +372,8 @@ def test_an_exit_handler_that_opens_a_run(outdir):
     """What a backend that is opened by an exit handler accepts is on disk, although the interpreter waits no more."""
     code = """
 import atexit
-import posterity.process_end
-posterity.process_end._EndWatch._run = lambda watch: None  # it would close the run before the first ingest
+import posterity._system.process_end
+posterity._system.process_end._EndWatch._run = lambda watch: None  # it would close the run before the first ingest
 
 def late():
     global backend
@@ -409,8 +409,8 @@ def test_an_opening_without_a_thread(outdir, which):
                 raise RuntimeError("can't start new thread")
             start(thread)
 
-        import posterity.process_end
-        posterity.process_end._end_watch.begin_anew()
+        import posterity._system.process_end
+        posterity._system.process_end._end_watch.begin_anew()
         threading.Thread.start = refuse
         try:
             DefaultBackend(outdir=outdir)
@@ -574,7 +574,7 @@ def test_control_c_that_nobody_catches(outdir):
 def test_control_c_while_waiting_for_room(outdir):
     """Ctrl-C ends an `ingest` that waits for room: its epoch isn't part of the run, and the run can be closed."""
     code = """
-    from posterity.disk import Disk
+    from posterity._system.disk import Disk
     gate, reserve = threading.Event(), Disk.reserve
     Disk.reserve = lambda disk, *args: (gate.wait(), reserve(disk, *args))[1]
     backend = DefaultBackend(outdir=outdir, max_pending_epochs=1)

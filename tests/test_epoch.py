@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import storable
-from posterity.buffers import Buffers
+from posterity._system.buffer_pool import Buffers
 from posterity.epoch import Epoch, ToBackend
 from posterity.errors import EpochMismatch, NotStorable, UntrustedClass
 from posterity.layout import layout_of

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import storable
 from posterity import epochfile, rowreader
-from posterity.disk import Disk
+from posterity._system.disk import Disk
 from posterity.epochfile import EpochFile
 from posterity.epochreader import Reader
 from posterity.errors import Damaged, NewerFormat

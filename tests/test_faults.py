@@ -27,7 +27,7 @@ from faulty import (
     write_half,
 )
 from posterity import DefaultBackend, SnapshotExpired, open_run
-from posterity.disk import Disk
+from posterity._system.disk import Disk
 from smallchunks import small_chunks
 
 GROUPINGS = [(1, 0, "None"), (3, 1, "None"), (3, 1, "gzip"), (2, 2, "None")]  # options, as text for a process
@@ -280,7 +280,7 @@ sys.path.insert(0, sys.argv[2])
 from faulty import LENGTHS, backend_on, epoch
 from test_faults import LostArray
 from posterity import DefaultBackend, SnapshotExpired, open_run
-from posterity.disk import Disk
+from posterity._system.disk import Disk
 
 backend = DefaultBackend(outdir=sys.argv[1], epochs_per_file=2, inmem_epochs=9)
 for index in range(3):

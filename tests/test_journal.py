@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from posterity import journal
-from posterity.disk import Disk
+from posterity._system.disk import Disk
 from posterity.errors import Damaged, NewerFormat
 from posterity.file_names import JOURNAL
 from posterity.journal import Journal, decode, encode_batch, encode_header

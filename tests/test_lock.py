@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from posterity import lock as lock_module
-from posterity.disk import Disk
+from posterity._system.disk import Disk
 from posterity.errors import RunLocked
 from posterity.file_names import LOCK
 from posterity.lock import Holder, Lock
@@ -181,7 +181,7 @@ def test_a_full_disk_does_not_keep_the_lock_from_being_taken(tmp_path):
 PROGRAM = """
 import os, signal, sys
 from pathlib import Path
-from posterity.disk import Disk
+from posterity._system.disk import Disk
 from posterity.errors import RunLocked
 from posterity.lock import Lock
 disk = Disk(Path(sys.argv[1]))

@@ -12,9 +12,9 @@ from hanging import made_to_hang, seen
 from known import epoch_dict, numbers, run_of
 from loop_watch import LoopWatch
 from posterity import AsyncBackend, Epoch, open_run
-from posterity.disk import Disk
-from posterity.event_loop import Loop
-from posterity.reader_threads import in_thread
+from posterity._system.disk import Disk
+from posterity._system.event_loop import Loop
+from posterity._system.reader_threads import in_thread
 from posterity.service import Service
 from posterity.waiting import until
 

@@ -6,7 +6,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from posterity.disk import Disk
+from posterity._system.disk import Disk
 from powercut import Grown, MemoryDisk, Name, Size, Sync, Write, power_cuts, torn
 
 NAMES = st.sampled_from(["a", "b", "c"])

@@ -29,7 +29,7 @@ from posterity import (
     repair,
     verify,
 )
-from posterity.disk import Disk
+from posterity._system.disk import Disk
 from posterity.epochreader import Reader
 from posterity.file_names import JOURNAL
 from posterity.jexplore import described

@@ -15,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import storable
-from posterity import crew, layout
+from posterity import layout
+from posterity._system import parallel
+from posterity._system.disk import Disk
 from posterity.codec import Packing
-from posterity.disk import Disk
 from posterity.epochfile import EpochFile
 from posterity.epochreader import Reader
 from posterity.errors import Damaged
@@ -250,9 +251,9 @@ def test_reading_few_chains_reads_few_chunks(path):
 @pytest.mark.parametrize("ncores", [1, 2, 7])
 def test_the_number_of_cores_does_not_matter(path, monkeypatch, ncores):
     """The bytes of a file are the same, and it is read the same."""
-    monkeypatch.setattr(crew, "count_cores", lambda: ncores)
+    monkeypatch.setattr(parallel, "count_cores", lambda: ncores)
     write(path, [epoch_of(0)], GZIP)
-    monkeypatch.setattr(crew, "count_cores", lambda: 3)
+    monkeypatch.setattr(parallel, "count_cores", lambda: 3)
     write(path.with_name("y.h5"), [epoch_of(0)], GZIP)
     assert path.read_bytes() == path.with_name("y.h5").read_bytes()
     storable.assert_same(read(path)[0], epoch_of(0))
@@ -273,7 +274,7 @@ def test_the_disk_is_met_by_one_thread(path, monkeypatch):
 
     monkeypatch.setattr(Disk, "write_at", noting_write_at)
     monkeypatch.setattr(layout.Grid, "take", noting_take)
-    monkeypatch.setattr(crew, "count_cores", lambda: 2)
+    monkeypatch.setattr(parallel, "count_cores", lambda: 2)
     write(path, [epoch_of(0)], GZIP)
     assert writers == {threading.main_thread()}
     assert packers <= {"posterity-crew-0", "posterity-crew-1"}
@@ -282,7 +283,7 @@ def test_the_disk_is_met_by_one_thread(path, monkeypatch):
 @pytest.mark.parametrize("packing", [GZIP, PACKINGS[2]], ids=str)
 def test_there_is_no_second_copy_of_an_epoch(path, packing, full_size, monkeypatch):
     """Writing and reading take a few megabytes, however large the epoch is."""
-    monkeypatch.setattr(crew, "count_cores", lambda: 4)
+    monkeypatch.setattr(parallel, "count_cores", lambda: 4)
     array = np.random.default_rng(0).normal(size=(3, 10, 200_000))
     disk = Disk(path.parent)
     disk.enter()

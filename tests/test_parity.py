@@ -66,7 +66,7 @@ def function_of(found):
 def plainly(annotation):
     """An annotation as text, with the names of the blocking faces."""
     text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
-    text = re.sub(r"\b(Async|Asked)(?=[A-Z])", "", re.sub(r"\bposterity\.\w+\.", "", text))
+    text = re.sub(r"\b(Async|Asked)(?=[A-Z])", "", re.sub(r"\bposterity\.(\w+\.)+", "", text))
     return re.sub(r"[~+](?=EpochT)", "", text.replace("DefaultBackend", "Backend").replace("E_co", "EpochT"))
 
 

@@ -17,8 +17,8 @@ import pytest
 import known
 from known import epoch_dict
 from posterity import Closed, Damaged, DefaultBackend, Epoch, SnapshotExpired, open_run
+from posterity._system.disk import Disk
 from posterity.catalog import pack_sums, replayed
-from posterity.disk import Disk
 from posterity.file_names import JOURNAL
 from posterity.followed_run import FollowedRun
 from posterity.journal import Follower, Journal, decode

@@ -63,8 +63,8 @@ def test_one_module_touches_the_folder(tmp_path):
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     callers = {name for name, events in found.items() if set(events) - {"os.listdir"}}
-    assert callers - {"pathlib"} == {"posterity.disk"}, found
-    assert {"open", "os.rename", "os.link", "os.remove"} <= set(found["posterity.disk"])
+    assert callers - {"pathlib"} == {"posterity._system.disk"}, found
+    assert {"open", "os.rename", "os.link", "os.remove"} <= set(found["posterity._system.disk"])
     assert set(found.get("pathlib", ())) <= {"os.mkdir"}, found  # the folder itself, from `Disk.enter`
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from known import assert_same, epoch_dict, joined, numbers, run_of
 from posterity import DefaultBackend, EpochMismatch, UnknownOption, WriteFailed, read_epoch
-from posterity.disk import Disk
+from posterity._system.disk import Disk
 
 RUN = run_of([4, 3, 5])
 

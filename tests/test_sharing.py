@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from posterity import Damaged, DefaultBackend, crew, gathering, open_run, rowreader, sources
-from posterity.crew import share_out
-from posterity.threads import OurThread
+from posterity import Damaged, DefaultBackend, gathering, open_run, rowreader, sources
+from posterity._system import parallel
+from posterity._system.parallel import share_out
+from posterity._system.threads import OurThread
 
 NCHAIN, DIM = 5, 2
 
@@ -131,11 +132,11 @@ def test_without_a_thread_left_the_caller_does_it(monkeypatch):
 
 def test_the_cores_are_those_that_we_may_use(monkeypatch):
     """A batch system that gives one core of a hundred gets one thread."""
-    monkeypatch.setattr(crew.os, "sched_getaffinity", lambda _: {5}, raising=False)
-    assert crew.count_cores() == 1
-    monkeypatch.delattr(crew.os, "sched_getaffinity")
-    monkeypatch.setattr(crew.os, "cpu_count", lambda: None)
-    assert crew.count_cores() == 1
+    monkeypatch.setattr(parallel.os, "sched_getaffinity", lambda _: {5}, raising=False)
+    assert parallel.count_cores() == 1
+    monkeypatch.delattr(parallel.os, "sched_getaffinity")
+    monkeypatch.setattr(parallel.os, "cpu_count", lambda: None)
+    assert parallel.count_cores() == 1
 
 
 # ---- samples that are read in several threads --------------------------------------------------------------------------

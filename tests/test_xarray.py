@@ -23,7 +23,7 @@ from posterity import (
     SnapshotExpired,
     open_run,
 )
-from posterity.disk import Disk
+from posterity._system.disk import Disk
 from posterity.draws import Draws
 from posterity.snapshot import view_of
 

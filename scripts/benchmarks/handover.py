@@ -10,7 +10,7 @@ import anyio
 import numpy as np
 
 from posterity import AsyncBackend, DefaultBackend
-from posterity.disk import Disk
+from posterity._system.disk import Disk
 
 from . import epochs
 from .measure import (

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from posterity import DefaultBackend
-from posterity.disk import Disk
+from posterity._system.disk import Disk
 from posterity.options import parse_options
 from posterity.service import Service
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 
 def _no_recycling() -> None:
-    from posterity.buffers import Buffers
+    from posterity._system.buffer_pool import Buffers
 
     Buffers._reuse = lambda _self, _nbytes: None  # type: ignore[method-assign]
 
@@ -32,9 +32,9 @@ def _whole_arrays() -> None:
 
 
 def _anywhere() -> None:
-    from posterity import pages
+    from posterity._system import aligned
 
-    pages._WORTH_ALIGNING = 1 << 62
+    aligned._WORTH_ALIGNING = 1 << 62
 
 
 def _no_early_writeback() -> None:

@@ -7,6 +7,8 @@ nor for h5py.
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from ._system.old_pickles import find_moved as _find_moved
+
 if TYPE_CHECKING:
     from .aio import AsyncBackend
     from .async_run import AsyncRun
@@ -171,3 +173,6 @@ if not TYPE_CHECKING:  # a type checker knows the names from above, and no other
 
     def __dir__():
         return sorted(set(globals()) | set(__all__))
+
+
+_find_moved()

@@ -16,16 +16,16 @@ import msgspec
 import numpy as np
 from anyio.lowlevel import checkpoint
 
+from ._system.arrays import Array
+from ._system.event_loop import Loop, is_in_loop
+from ._system.reader_threads import Readers, in_thread
 from .aioreads import AsyncReads
-from .arrays import Array
 from .async_snapshot import AsyncSnapshot
 from .diagnosis import Diagnosis
 from .epoch import EpochDict
 from .errors import Closed
-from .event_loop import Loop, is_in_loop
 from .metadata import Metadata
 from .options import Options, parse_options
-from .reader_threads import Readers, in_thread
 from .receipts import Receipt
 from .room import Ticket
 from .service import Service, caller

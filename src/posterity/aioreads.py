@@ -11,7 +11,8 @@ import anyio
 import anyio.to_thread
 from anyio.lowlevel import checkpoint
 
-from .arrays import Array
+from ._system.arrays import Array
+from ._system.reader_threads import Readers
 from .async_snapshot import AskedSnapshot, AsyncSnapshot
 from .diagnosis import LOOK_EVERY_S, Diagnosis
 from .diagnostics import Diagnostics, Stop
@@ -19,7 +20,6 @@ from .epoch import EpochDict
 from .errors import Closed
 from .load import to_epoch
 from .metadata import Metadata
-from .reader_threads import Readers
 from .selection import Mask
 from .selection import flatten_samples as flatten_arrays
 from .singlefile import read_epoch

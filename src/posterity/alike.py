@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from .arrays import Array
+from ._system.arrays import Array
 from .frames import COUNTS_AT, FRAME_HEAD, Stamp
 from .layout import Layout
 from .lookup3 import checksums

@@ -8,13 +8,13 @@ from collections.abc import Awaitable, Callable, Collection, Generator, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
-from .arrays import Array
+from ._system.arrays import Array
+from ._system.event_loop import is_in_loop
+from ._system.reader_threads import Readers
 from .diagnosis import Diagnosis
 from .diagnostics import Diagnostics
 from .epoch import EpochDict
-from .event_loop import is_in_loop
 from .metadata import Metadata
-from .reader_threads import Readers
 from .registry import Registry
 from .selection import Mask
 from .snapshot import Snapshot

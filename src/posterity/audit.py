@@ -11,8 +11,8 @@ from pathlib import Path
 import msgspec
 
 from . import journal
+from ._system.disk import Disk
 from .catalog import Catalog, replayed
-from .disk import Disk
 from .epochreader import Reader
 from .errors import Damaged
 from .file_lookup import open_place

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from .arrays import Array
+from ._system.arrays import Array
 from .codec import DEFAULT_LEVEL, Bytes, Packing, known_codecs
 from .layout import Layout, packed_layout
 

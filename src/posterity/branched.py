@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
-from .arrays import Array
+from ._system.arrays import Array
 from .backend import DefaultBackend
 from .branches import Counted, Recorded, epoch_of, nothing_counted, recorded_in
 from .epoch import Epoch, EpochDict

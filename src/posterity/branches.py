@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 import msgspec
 import numpy as np
 
-from .arrays import Array
+from ._system.arrays import Array
 from .dtypes import dtype_from_text, dtype_to_text
 from .epoch import Epoch, EpochDict
 from .metadata import Parameter

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from .disk import Disk
+from ._system.disk import Disk
 from .epochreader import Reader
 from .errors import ForeignFiles
 

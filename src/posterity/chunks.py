@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from . import hdf5
-from .arrays import Array
+from ._system.arrays import Array
 from .codec import Bytes
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from typing import Any
 import msgspec
 
 from . import journal
+from ._system.disk import Disk
 from .backend import DefaultBackend
 from .catalog import replayed
-from .disk import Disk
 from .journal import Journal
 from .lock import Lock
 from .runinfo import run_info

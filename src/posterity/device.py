@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from .arrays import Array
-from .buffers import Buffers
+from ._system.arrays import Array
+from ._system.buffer_pool import Buffers
 from .tree import DeviceArray, Leaf
 
 SLAB_BYTES = 1 << 23

@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 import xxhash
 
-from .arrays import Array
+from ._system.arrays import Array
 from .dtypes import dtype_from_text
 from .errors import Closed, OnlyInMemory, SnapshotExpired
 from .followed_run import follow_run

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from .arrays import Array
+from ._system.arrays import Array
 from .ensemble import Blobs, Ensemble
 from .errors import Closed, MissingExtra
 from .metadata import Metadata

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, cast
 import msgspec
 import numpy as np
 
-from .arrays import Array
+from ._system.arrays import Array
 from .dtypes import dtype_from_text, dtype_to_text
 from .epoch import Epoch, EpochDict
 from .errors import EpochMismatch, NotStorable

@@ -6,7 +6,7 @@ Files name the class by where it is, `posterity.epoch.Epoch`: it can't move.
 
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
-from .arrays import Array
+from ._system.arrays import Array
 
 EpochDict = dict[str, object]
 

@@ -13,10 +13,10 @@ from collections.abc import Iterable, Iterator, Sequence
 import xxhash
 
 from . import hdf5
+from ._system.arrays import Array
+from ._system.disk import Buffer, Disk, is_full
 from .alike import Numbers, encode_alike
-from .arrays import Array
 from .chunks import Note
-from .disk import Buffer, Disk, is_full
 from .epochreader import Reader
 from .filehead import FileHead, encode_head, encode_root
 from .frames import Stamp, align

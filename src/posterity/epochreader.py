@@ -12,8 +12,9 @@ from typing import Self
 import numpy as np
 
 from . import hdf5
-from .arrays import Array
-from .disk import Disk
+from ._system.aligned import empty_bytes
+from ._system.arrays import Array
+from ._system.disk import Disk
 from .errors import Damaged
 from .filehead import (
     HEAD_AT,
@@ -28,7 +29,6 @@ from .filehead import (
 from .frames import FRAME_HEAD, FRAME_MAGIC, PAGE, Frame, Stamp, align, decode_frame, read_frame_size
 from .layout import Region, layout_of
 from .packed import PackedReader
-from .pages import empty_bytes
 from .rowreader import Place, RowReader, Scratch
 from .rows import Rows
 from .sums import SUM_NAME, data_sum

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 
-from .arrays import Array
+from ._system.arrays import Array
 from .backend import DefaultBackend
 from .branched import Source, StoredRun, WrittenRun, read_recorded
 from .branches import (

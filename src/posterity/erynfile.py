@@ -11,7 +11,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from .arrays import Array
+from ._system.arrays import Array
 from .backend import DefaultBackend
 from .branches import (
     BETA,

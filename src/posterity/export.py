@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
-from .arrays import Array
+from ._system.arrays import Array
 from .draws import Draws
 from .errors import ExportExists, NotStorable
 from .metadata import Metadata

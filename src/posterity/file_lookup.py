@@ -5,8 +5,8 @@ Up the stream: `catalog` says which one it is. Down the stream: all that reads e
 
 import errno
 
+from ._system.disk import Disk
 from .catalog import Catalog, pack_sums
-from .disk import Disk
 from .epochreader import Reader
 from .file_names import file_name
 from .filehead import FileHead

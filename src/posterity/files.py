@@ -14,12 +14,12 @@ from functools import partial
 from itertools import groupby
 from typing import NamedTuple
 
+from ._system.arrays import Array
+from ._system.disk import Disk, is_full
 from .alike import WORTH_IT, most_together
-from .arrays import Array
 from .auto import can_choose, choose
 from .catalog import Catalog, pack_sums
 from .chores import Chore
-from .disk import Disk, is_full
 from .epochfile import EpochFile
 from .epochreader import Reader
 from .errors import Damaged

@@ -16,8 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from ._system.disk import Disk
 from .catalog import Catalog, replayed
-from .disk import Disk
 from .errors import Closed, PosterityError, SnapshotExpired
 from .journal import Follower
 from .pinned_view import PinnedView

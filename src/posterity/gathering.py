@@ -12,10 +12,11 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from . import pages
-from .arrays import Array
-from .crew import MOST_HELPERS, count_cores, share_out
-from .disk import Disk
+from posterity._system import aligned
+
+from ._system.arrays import Array
+from ._system.disk import Disk
+from ._system.parallel import MOST_HELPERS, count_cores, share_out
 from .errors import Damaged
 from .layout import Layout
 from .registry import Registry
@@ -116,7 +117,7 @@ class Gathering:
 
     def _begin(self, name: str, rows: list[Rows], shape: tuple[int, int, int], dtype: Dtype, unit: int) -> _Wanted:
         """Make room for the samples of a name."""
-        result = self.results[name] = pages.empty(shape, dtype)
+        result = self.results[name] = aligned.empty(shape, dtype)
         return _Wanted(f"samples/{name}", rows, result.reshape(shape[0] * shape[1], self._n), unit)
 
     def _check_length(self, source: Source, index: int, leaf: int) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import msgspec
 import xxhash
 
-from .disk import Disk
+from ._system.disk import Disk
 from .errors import Damaged, NewerFormat
 from .file_names import JOURNAL, NEW_JOURNAL
 from .records import Annotated, AnyRecord, Described, Record

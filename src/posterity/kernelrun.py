@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any
 
+from ._system.reader_threads import in_thread
 from .aio import AsyncBackend
 from .backend import DefaultBackend
 from .epoch import Epoch, EpochDict
@@ -18,7 +19,6 @@ from .epochkernel import Kernel
 from .errors import EpochMismatch
 from .jaxtrees import Tree, jax, plain, restored, settled
 from .pytrees import KEY, encode
-from .reader_threads import in_thread
 
 if TYPE_CHECKING:
     from jax import Array as JaxArray

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from .arrays import Array
+from ._system.arrays import Array
 from .errors import NotStorable
 from .layout import Layout, layout_of
 from .specs import encode_items

@@ -24,7 +24,7 @@ import msgspec
 import numpy as np
 
 from . import hdf5
-from .arrays import Array
+from ._system.arrays import Array
 from .chunks import Grid, Index, Note, Table, chunk_shape
 from .codec import LEVELS, Packing
 from .dtypes import dtype_from_text

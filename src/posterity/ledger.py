@@ -17,10 +17,10 @@ from functools import partial
 from itertools import takewhile
 from typing import NamedTuple
 
+from ._system.disk import is_full
 from .arrivals import Arrivals
 from .bells import Bell, Bells
 from .catalog import Catalog
-from .disk import is_full
 from .errors import BurnLowered, Closed, Forked, MailboxFull, PosterityError, WriteFailed
 from .faults import Fault, Faults
 from .fit import Fit, Shapes

@@ -19,7 +19,7 @@ from typing import Annotated
 
 import msgspec
 
-from .disk import Disk
+from ._system.disk import Disk
 from .errors import RunLocked
 from .file_names import LOCK
 

@@ -12,13 +12,13 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 
+from ._system.threads import OurThread
 from .bells import Bell
 from .diagnosis import Diagnosis
 from .diagnostics import Diagnostics
 from .errors import Closed
 from .ledger import Ledger
 from .snapshot import Snapshot
-from .threads import OurThread
 
 logger = logging.getLogger("posterity.monitor")
 _PAUSE_S = 0.1

@@ -17,7 +17,7 @@ from typing import Any, Self
 import h5py
 import numpy as np
 
-from .arrays import Array
+from ._system.arrays import Array
 from .errors import MissingExtra
 from .variables import Plain
 

@@ -7,14 +7,14 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 
 import numpy as np
 
-from .arrays import Array
+from ._system.aligned import empty_bytes
+from ._system.arrays import Array
+from ._system.disk import Buffer
+from ._system.parallel import in_order
 from .chunks import Note, Table
 from .codec import Bytes
-from .crew import in_order
-from .disk import Buffer
 from .errors import Damaged
 from .layout import MOST_PACKED, Layout, Region
-from .pages import empty_bytes
 from .sums import data_sum
 
 _SLAB = 1 << 20

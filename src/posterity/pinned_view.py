@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Self
 
-from .arrays import Array
-from .disk import Disk
+from ._system.arrays import Array
+from ._system.disk import Disk
 from .errors import Closed
 from .gathering import Gathering
 from .registry import Registry

@@ -9,8 +9,8 @@ from typing import NamedTuple, cast
 
 import numpy as np
 
-from .arrays import Array
-from .buffers import Buffers
+from ._system.arrays import Array
+from ._system.buffer_pool import Buffers
 from .device import OnDevice, lies_on_device, take_over
 from .epoch import EpochDict, ToBackend
 from .errors import EpochMismatch, NotStorable

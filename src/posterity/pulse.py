@@ -11,9 +11,9 @@ from typing import Any
 
 import msgspec
 
+from ._system.disk import Disk
 from .diagnosis import Diagnosis
 from .diagnostics import Diagnostics
-from .disk import Disk
 from .errors import SnapshotExpired
 from .registry import Registry
 from .run import Run, open_run

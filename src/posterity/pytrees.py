@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Protocol, TypeAlias
 import msgspec
 import numpy as np
 
-from .arrays import Array
+from ._system.arrays import Array
 from .dtypes import dtype_from_text
 from .errors import Damaged, EpochMismatch
 from .selection import Mask

@@ -8,8 +8,8 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from ._system.disk import Disk
 from .catalog import Catalog, pack_sums
-from .disk import Disk
 from .epochreader import Reader
 from .errors import Damaged, ForeignFiles
 from .file_names import candidates

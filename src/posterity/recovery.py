@@ -10,9 +10,9 @@ import logging
 from typing import NamedTuple
 
 from . import journal
+from ._system.disk import Disk
 from .catalog import Catalog, replayed
 from .chores import Chore
-from .disk import Disk
 from .epochreader import Reader
 from .errors import ForeignFiles
 from .file_lookup import is_there

@@ -10,8 +10,8 @@ from pathlib import Path
 import msgspec
 
 from . import journal
+from ._system.disk import Disk
 from .catalog import Catalog, replayed
-from .disk import Disk
 from .errors import Damaged
 from .file_names import DEFAULT_FMT, JOURNAL, candidates, numbered, set_aside_name
 from .journal import Journal

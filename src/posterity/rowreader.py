@@ -12,10 +12,10 @@ from typing import NamedTuple
 import numpy as np
 import xxhash
 
-from .arrays import Array
-from .disk import Disk
+from ._system.aligned import empty_bytes
+from ._system.arrays import Array
+from ._system.disk import Disk
 from .errors import Damaged
-from .pages import empty_bytes
 from .rows import Rows, overlap, pieces_of
 from .sums import as_bytes, data_sum
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import msgspec
 
 from . import journal
+from ._system.disk import Disk
 from .catalog import Catalog, replayed
-from .disk import Disk
 from .file_names import JOURNAL, file_name
 from .layout import layout_of
 from .lock import writer_of

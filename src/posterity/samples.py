@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .arrays import Array
+from ._system.arrays import Array
 from .layout import Layout, layout_of
 from .specs import encode_items
 from .tree import Item

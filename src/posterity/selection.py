@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from .arrays import Array
+from ._system.arrays import Array
 from .registry import Registry
 
 if TYPE_CHECKING:

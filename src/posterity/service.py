@@ -16,9 +16,9 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 
-from .buffers import Buffers
+from ._system.buffer_pool import Buffers
+from ._system.disk import Disk
 from .catalog import Catalog
-from .disk import Disk
 from .errors import Closed, Forked, NotWritten
 from .fit import Shapes, check_described
 from .kinds import Kinds

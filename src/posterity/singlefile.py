@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .disk import Disk
+from ._system.disk import Disk
 from .epoch import EpochDict
 from .epochfile import EpochFile
 from .epochreader import Reader

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
 
-from .arrays import Array
+from ._system.arrays import Array
 from .diagnosis import Diagnosis
 from .diagnostics import Diagnostics
 from .epoch import EpochDict

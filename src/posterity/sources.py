@@ -7,9 +7,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Self
 
-from .arrays import Array
+from ._system.arrays import Array
+from ._system.disk import Disk
 from .catalog import Catalog
-from .disk import Disk
 from .epochreader import Reader
 from .errors import Damaged
 from .file_lookup import open_place

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
-from .arrays import Array
+from ._system.arrays import Array
+from ._system.process_end import report_lost
 from .epoch import EpochDict
 from .errors import Closed, WriteFailed
-from .process_end import report_lost
 from .room import Ticket
 from .service import Service
 from .snapshot import Snapshot

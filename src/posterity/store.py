@@ -14,10 +14,10 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from . import metadata
+from ._system.disk import Disk
 from .catalog import Catalog
 from .chores import Chore, Chores
 from .codec import check_codec
-from .disk import Disk
 from .errors import Damaged, ForeignFiles, RunExists
 from .file_names import DEFAULT_FMT, JOURNAL, aside_name, file_name, filling_name
 from .files import Change, Files

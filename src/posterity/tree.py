@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias, cast, runtime_checkable
 import msgspec
 import numpy as np
 
-from .arrays import Array
+from ._system.arrays import Array
 from .dtypes import dtype_from_text, dtype_to_text
 from .errors import Damaged, NotStorable
 

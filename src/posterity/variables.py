@@ -14,7 +14,7 @@ from typing import TypeAlias
 import msgspec
 import numpy as np
 
-from .arrays import Array
+from ._system.arrays import Array
 from .metadata import Metadata, Parameter
 
 Dtype: TypeAlias = np.dtype[np.generic]

@@ -9,7 +9,7 @@ from types import TracebackType
 import anyio
 from anyio.lowlevel import RunVar, checkpoint
 
-from .event_loop import Loop, is_in_loop
+from ._system.event_loop import Loop, is_in_loop
 from .ledger import Ledger
 
 

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, TypeAlias, cast
 
 import numpy as np
 
-from .arrays import Array
+from ._system.arrays import Array
 from .draws import Draws
 from .errors import MissingExtra
 from .file_names import JOURNAL

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .arrays import Array
+from ._system.arrays import Array
 from .errors import MissingExtra
 from .variables import Plain
 

@@ -8,7 +8,7 @@ import pytest
 from async_driver import AsyncDriver
 from drivers import BlockingDriver
 
-from posterity.disk import Disk
+from posterity._system.disk import Disk
 
 # Name -> the event loop that the test runs on, and the driver.
 DRIVERS = {

@@ -10,7 +10,7 @@ from drivers import flushed
 
 from known import Bare, Walk, assert_same, epoch_dict, joined, numbers, run_of
 from posterity import Closed, Epoch, EpochMismatch, MailboxFull, NotStorable, PosterityError, State
-from posterity.buffers import Buffers
+from posterity._system.buffer_pool import Buffers
 from posterity.store import Store
 
 RUN = run_of([4, 3, 5])

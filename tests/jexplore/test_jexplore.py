@@ -22,7 +22,7 @@ from jexplore.steps import GaussianRandomWalk
 from jexplore_cases import CASES, DIM, NCHAIN, NEPOCH, NITERS, case_of, files, sampler_on
 
 from posterity import AsyncBackend, DefaultBackend, read_epoch
-from posterity.disk import Disk
+from posterity._system.disk import Disk
 
 pytestmark = pytest.mark.timeout(600)  # jexplore compiles each epoch anew
 
