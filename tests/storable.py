@@ -4,14 +4,14 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from posterity._format.file_header import FileHead
+from posterity._format.file_reader import Reader
+from posterity._format.file_writer import EpochFile
+from posterity._format.flatten import flatten, restore
+from posterity._format.frame import Stamp
+from posterity._format.layout import layout_of
+from posterity._format.schema import encode_items
 from posterity._system.disk import Disk
-from posterity.epochfile import EpochFile
-from posterity.epochreader import Reader
-from posterity.filehead import FileHead
-from posterity.frames import Stamp
-from posterity.layout import layout_of
-from posterity.specs import encode_items
-from posterity.tree import flatten, restore
 
 HEAD = FileHead(b"0123456789abcdef", 3, 7, 2)
 

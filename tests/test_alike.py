@@ -8,14 +8,14 @@ from hypothesis import strategies as st
 import storable
 from fixture_epochs import EPOCHS
 from posterity import DefaultBackend, open_run
-from posterity.alike import encode_alike, most_together
-from posterity.epochfile import EpochFile
-from posterity.frames import Stamp
-from posterity.layout import LARGE, encode_packed, layout_of
-from posterity.lookup3 import _worked_out_of_each, checksums
-from posterity.specs import encode_items
-from posterity.sums import as_bytes, data_sum
-from posterity.tree import flatten
+from posterity._format.batch_encoder import encode_alike, most_together
+from posterity._format.checksum import as_bytes, data_sum
+from posterity._format.file_writer import EpochFile
+from posterity._format.flatten import flatten
+from posterity._format.frame import Stamp
+from posterity._format.layout import LARGE, encode_packed, layout_of
+from posterity._format.lookup3 import _worked_out_of_each, checksums
+from posterity._format.schema import encode_items
 
 RUN_ID = bytes(range(16))
 

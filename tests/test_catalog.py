@@ -6,19 +6,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from posterity._format.file_header import FileHead
+from posterity._format.file_writer import EpochFile
+from posterity._format.flatten import flatten
+from posterity._format.schema import encode_items
 from posterity._system.disk import Disk
 from posterity.catalog import Catalog, pack_sums, replayed, unpack_sums
-from posterity.epochfile import EpochFile
 from posterity.errors import Damaged
 from posterity.file_lookup import open_place
 from posterity.file_names import aside_name, filling_name, rewrite_name
-from posterity.filehead import FileHead
 from posterity.journal import decode, encode_batch, encode_header
 from posterity.metadata import Metadata
 from posterity.records import Began, Burned, Described, Dropped, Grouped, Passed, Place, Published, Rewritten, Stored
 from posterity.registry import Registry, Series, span_of
-from posterity.specs import encode_items
-from posterity.tree import flatten
 
 RUN = b"0123456789abcdef"
 BEGAN = Began(RUN, 3, "epochs_%d.h5", 5, 4, 1e9)

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from posterity import hdf5
-from posterity.chunks import MOST_CHUNK, TARGET, Grid, Index, Note, chunk_shape, following
+from posterity._format import hdf5
+from posterity._format.chunks import MOST_CHUNK, TARGET, Grid, Index, Note, chunk_shape, following
 
 LENGTHS = st.integers(1, 10) | st.integers(1, 1_000_000)
 

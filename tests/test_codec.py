@@ -13,7 +13,7 @@ import zstandard
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from posterity.codec import DEFAULT_LEVEL, LEVELS, Packing, check_codec, known_codecs
+from posterity._format.codec import DEFAULT_LEVEL, LEVELS, Packing, check_codec, known_codecs
 from posterity.errors import Damaged, MissingExtra
 
 PACKINGS = [Packing(codec, DEFAULT_LEVEL[codec], shuffle) for codec in ("gzip", "zstd") for shuffle in (False, True)]

@@ -15,25 +15,15 @@ import numpy as np
 import pytest
 
 from known import assert_same, epoch_dict, joined
-from posterity import (
-    Damaged,
-    DefaultBackend,
-    MissingExtra,
-    NewerFormat,
-    auto,
-    journal,
-    open_run,
-    read_epoch,
-    repair,
-    verify,
-)
+from posterity import Damaged, DefaultBackend, MissingExtra, NewerFormat, journal, open_run, read_epoch, repair, verify
+from posterity._format import codec_trial
+from posterity._format.codec import Packing
+from posterity._format.file_reader import Reader
+from posterity._format.layout import layout_of
+from posterity._format.schema import encode_items
 from posterity._system.disk import Disk
-from posterity.codec import Packing
-from posterity.epochreader import Reader
 from posterity.file_names import JOURNAL
-from posterity.layout import layout_of
 from posterity.metadata import Metadata
-from posterity.specs import encode_items
 from smallchunks import small_chunks
 
 LENGTHS = [30, 40, 50, 30]
@@ -198,7 +188,7 @@ def test_who_does_not_know_compression_is_told(tmp_path, monkeypatch, without_me
     write(tmp_path, EPOCHS[2:], compression="gzip")
     assert [version_of(tmp_path / name) for name in ("epochs_1.h5", "epochs_2.h5", JOURNAL)] == [1, 2, 2]
     monkeypatch.setattr(journal, "VERSION", 1)
-    monkeypatch.setattr("posterity.filehead.METADATA_VERSION", 1)
+    monkeypatch.setattr("posterity._format.file_header.METADATA_VERSION", 1)
     with pytest.raises(NewerFormat):
         open_run(tmp_path)
     with pytest.raises(NewerFormat):
@@ -298,17 +288,17 @@ def test_the_choice(monkeypatch, parts, seconds, expected):
 
     def trial(packing, sample, nbytes):
         tried.append(packing)
-        return auto._Trial(packing, parts[len(tried) - 1], seconds[len(tried) - 1])
+        return codec_trial._Trial(packing, parts[len(tried) - 1], seconds[len(tried) - 1])
 
-    monkeypatch.setattr(auto, "_try", trial)
+    monkeypatch.setattr(codec_trial, "_try", trial)
     items, leaves = layout_and_arrays(np.zeros((2, 2, 100)))
-    chosen = auto.choose(items, leaves)
+    chosen = codec_trial.choose(items, leaves)
     assert len(tried) == 4
     assert chosen == (None if expected is None else tried[expected])
 
 
 def layout_and_arrays(array):
-    from posterity.tree import flatten
+    from posterity._format.flatten import flatten
 
     items, leaves = flatten({"p": array})
     return layout_of(encode_items(items)), leaves
@@ -317,7 +307,7 @@ def layout_and_arrays(array):
 def test_auto_looks_at_little_and_at_all_places():
     """A few chunks, from the beginning to the end of each array."""
     plain, arrays = layout_and_arrays(np.arange(60_000.0).reshape(2, 3, 10_000))
-    sample = auto._sample(plain, arrays)
+    sample = codec_trial._sample(plain, arrays)
     assert 4 <= len(sample) <= 8
     firsts = [raw.view(float)[0] for _, raw in sample]
     assert firsts == sorted(firsts)

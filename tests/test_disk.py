@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import storable
+from posterity._format.checksum import as_bytes
 from posterity._system.disk import Disk
-from posterity.sums import as_bytes
 
 
 @pytest.fixture

@@ -11,15 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import storable
+from posterity._format.flatten import restore
+from posterity._format.layout import layout_of
+from posterity._format.samples import cut_samples, sample_shapes
+from posterity._format.schema import encode_items
 from posterity._system.buffer_pool import Buffers
 from posterity.epoch import Epoch, ToBackend
 from posterity.errors import EpochMismatch, NotStorable, UntrustedClass
-from posterity.layout import layout_of
 from posterity.load import named_class, to_epoch
 from posterity.prepare import Held, prepare
-from posterity.samples import cut_samples, sample_shapes
-from posterity.specs import encode_items
-from posterity.tree import restore
 
 
 def samples(nsamples=5, nchain=3, dim=2):

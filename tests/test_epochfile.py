@@ -10,19 +10,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import storable
-from posterity import epochfile, rowreader
+from posterity._format import file_writer, row_reader
+from posterity._format.checksum import data_sum
+from posterity._format.file_header import FileHead
+from posterity._format.file_reader import Reader
+from posterity._format.file_writer import EpochFile
+from posterity._format.flatten import flatten
+from posterity._format.frame import FRAME_HEAD, PAGE, Stamp
+from posterity._format.layout import LARGE, layout_of
+from posterity._format.row_reader import Scratch
+from posterity._format.rows import Rows, rows_of
+from posterity._format.schema import encode_items
 from posterity._system.disk import Disk
-from posterity.epochfile import EpochFile
-from posterity.epochreader import Reader
 from posterity.errors import Damaged, NewerFormat
-from posterity.filehead import FileHead
-from posterity.frames import FRAME_HEAD, PAGE, Stamp
-from posterity.layout import LARGE, layout_of
-from posterity.rowreader import Scratch
-from posterity.rows import Rows, rows_of
-from posterity.specs import encode_items
-from posterity.sums import data_sum
-from posterity.tree import flatten
 
 HEAD = storable.HEAD
 FIRST_REGION = 128
@@ -276,7 +276,7 @@ def test_a_large_epoch_is_the_same_slab_by_slab(tmp_path, monkeypatch):
     epoch = {"samples": {"p": rng.random((2, 3, 2501)), "ll": rng.random((2, 1, 2501))}, "x": np.arange(5)}
     regions = []
     for name, slab in (("whole", 1 << 30), ("slabs", 10_000)):
-        monkeypatch.setattr(epochfile, "_WORTH_PUSHING", slab)
+        monkeypatch.setattr(file_writer, "_WORTH_PUSHING", slab)
         disk.offsets.clear()
         file = EpochFile.create(disk, name, HEAD)
         append(file, 0)
@@ -548,8 +548,8 @@ def test_samples_are_read_as_numpy_indexes(tmp_path_factory, data):
     array = np.arange(np.prod(shape), dtype=data.draw(st.sampled_from(["<f8", ">i2", "f4"]))).reshape(shape)
     with pytest.MonkeyPatch.context() as patched:
         # pieces of some samples, of some rows, or of the whole, and any start worth skipping or none
-        patched.setattr(rowreader, "_SLAB", data.draw(st.sampled_from([1, 20, 50, 200, 1 << 20])))
-        patched.setattr(rowreader, "_WORTH_SKIPPING", data.draw(st.sampled_from([0, 16, 1 << 20])))
+        patched.setattr(row_reader, "_SLAB", data.draw(st.sampled_from([1, 20, 50, 200, 1 << 20])))
+        patched.setattr(row_reader, "_WORTH_SKIPPING", data.draw(st.sampled_from([0, 16, 1 << 20])))
         check_samples(disk, array, chains, start, thin, most)
     disk.leave()
 
@@ -570,8 +570,8 @@ def test_damage_outside_of_what_was_asked_for_is_found_too(disk, reader):
 @pytest.mark.parametrize(("slab", "skipping"), [(1 << 20, 1 << 20), (16, 1 << 20), (1 << 20, 0)])
 def test_a_file_that_is_cut_while_samples_are_read_is_damaged(disk, reader, monkeypatch, slab, skipping, verify):
     """Whichever way the rows are fetched, a file that shrank gives an error and not old memory."""
-    monkeypatch.setattr(rowreader, "_SLAB", slab)
-    monkeypatch.setattr(rowreader, "_WORTH_SKIPPING", skipping)
+    monkeypatch.setattr(row_reader, "_SLAB", slab)
+    monkeypatch.setattr(row_reader, "_WORTH_SKIPPING", skipping)
     region = last_region(reader)
     cut(disk, "x", region.base + region.layout.offsets[0] + 100)
     with pytest.raises(Damaged, match="ended while it was read"):

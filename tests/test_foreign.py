@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 
 import storable
+from posterity._format.flatten import MAX_DEPTH
+from posterity._format.foreign_hdf5 import choose_epoch, read_foreign_epoch
 from posterity.errors import Damaged
-from posterity.foreign import choose_epoch, read_foreign_epoch
-from posterity.tree import MAX_DEPTH
 
 TEXT = h5py.string_dtype("utf-8")
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from known import epoch_dict, joined
-from posterity import DefaultBackend, MailboxFull, State, WriteFailed, epochfile, verify
+from posterity import DefaultBackend, MailboxFull, State, WriteFailed, verify
+from posterity._format import file_writer
 
 NSAMPLES = 2000  # about 150 kB an epoch
 
@@ -55,7 +56,7 @@ def test_a_full_disk(small_disk, epochs_per_file, compression, caplog):
 
 def test_a_full_disk_and_large_epochs(small_disk, monkeypatch):
     """The same for epochs that are written slab by slab."""
-    monkeypatch.setattr(epochfile, "_WORTH_PUSHING", 1 << 14)
+    monkeypatch.setattr(file_writer, "_WORTH_PUSHING", 1 << 14)
     check_full(small_disk, 3, None)
 
 

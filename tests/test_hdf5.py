@@ -7,8 +7,8 @@ import h5py
 import numpy as np
 import pytest
 
-from posterity import hdf5
-from posterity.lookup3 import checksum, worked_out
+from posterity._format import hdf5
+from posterity._format.lookup3 import checksum, worked_out
 
 # What `driver5` of lookup3.c prints, for an initial value of 0.
 VECTORS = [

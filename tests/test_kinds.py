@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 
+from posterity._format.flatten import flatten, restore
+from posterity._format.schema import encode_items
 from posterity.kinds import Kinds
 from posterity.prepare import prepare
-from posterity.specs import encode_items
-from posterity.tree import flatten, restore
 from storable import EPOCHS, assert_same, to_memory
 
 

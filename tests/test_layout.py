@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import storable
+from posterity._format.checksum import as_bytes, data_sum
+from posterity._format.flatten import Item, flatten
+from posterity._format.frame import FRAME_HEAD, PAGE, Stamp, align, decode_frame, read_frame_size
+from posterity._format.layout import LARGE, Layout, layout_of
+from posterity._format.schema import decode_items, encode_items
 from posterity.errors import Damaged
-from posterity.frames import FRAME_HEAD, PAGE, Stamp, align, decode_frame, read_frame_size
-from posterity.layout import LARGE, Layout, layout_of
-from posterity.specs import decode_items, encode_items
-from posterity.sums import as_bytes, data_sum
-from posterity.tree import Item, flatten
 
 STAMP = Stamp(bytes(range(16)), 2, 5, 1000, 50, 7)
 

@@ -29,8 +29,8 @@ from posterity import (
     repair,
     verify,
 )
+from posterity._format.file_reader import Reader
 from posterity._system.disk import Disk
-from posterity.epochreader import Reader
 from posterity.file_names import JOURNAL
 from posterity.jexplore import described
 from posterity.metadata import Given, begun, completed, continued, decode, encode

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from posterity.codec import Packing
+from posterity._format.codec import Packing
 from posterity.errors import MissingExtra, UnknownOption
 from posterity.file_names import file_name, file_pattern
 from posterity.metadata import Parameter

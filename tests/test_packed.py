@@ -15,22 +15,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import storable
-from posterity import layout
+from posterity._format import layout
+from posterity._format.checksum import data_sum
+from posterity._format.codec import Packing
+from posterity._format.file_header import FileHead
+from posterity._format.file_reader import Reader
+from posterity._format.file_writer import EpochFile
+from posterity._format.flatten import flatten, restore
+from posterity._format.frame import Stamp
+from posterity._format.hdf5 import FixedArray
+from posterity._format.layout import MOST_PACKED, PACKED_VERSION, layout_of, packed_layout
+from posterity._format.row_reader import Scratch
+from posterity._format.rows import rows_of
+from posterity._format.schema import encode_items
 from posterity._system import parallel
 from posterity._system.disk import Disk
-from posterity.codec import Packing
-from posterity.epochfile import EpochFile
-from posterity.epochreader import Reader
 from posterity.errors import Damaged
-from posterity.filehead import FileHead
-from posterity.frames import Stamp
-from posterity.hdf5 import FixedArray
-from posterity.layout import MOST_PACKED, PACKED_VERSION, layout_of, packed_layout
-from posterity.rowreader import Scratch
-from posterity.rows import rows_of
-from posterity.specs import encode_items
-from posterity.sums import data_sum
-from posterity.tree import flatten, restore
 from smallchunks import small_chunks
 
 HEAD = storable.HEAD._replace(version=PACKED_VERSION)

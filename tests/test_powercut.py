@@ -16,7 +16,8 @@ import pytest
 import xxhash
 from hypothesis import given, seed, settings
 
-from posterity import epochfile, files, store
+from posterity import files, store
+from posterity._format import file_writer
 from posterity.metadata import decode
 from powercut import Killed, MemoryDisk, Sync, Write, power_cuts
 from smallchunks import small_chunks
@@ -25,7 +26,7 @@ from synchronous import SynchronousRun, run_of
 NSTATES = 20_000  # at least; a state that another one equals isn't counted
 LARGE = 1100  # samples: their array begins at a page of its own
 SLAB = 8192  # bytes: a large epoch that is written slab by slab has three of them
-NO_SLABS = epochfile._WORTH_PUSHING
+NO_SLABS = file_writer._WORTH_PUSHING
 MOST_OPEN = 2  # files that wait for a sync together
 
 COMPRESSIONS = [None, None, "gzip"]
@@ -104,7 +105,7 @@ class Workload:
         self.disk.distrusted.clear()
         self._nsessions += 1
         given = {**options}
-        epochfile._WORTH_PUSHING = SLAB if given.pop("slabs", True) else NO_SLABS
+        file_writer._WORTH_PUSHING = SLAB if given.pop("slabs", True) else NO_SLABS
         if given.pop("describes", True):
             given |= {"parameters": ["x"], "attributes": {"session": self._nsessions}}
         self.run = SynchronousRun(self.disk, **given)
@@ -319,7 +320,7 @@ def thresholds(monkeypatch):
 
     What recovery says isn't of interest here.
     """
-    monkeypatch.setattr(epochfile, "_WORTH_PUSHING", NO_SLABS)  # workloads change it
+    monkeypatch.setattr(file_writer, "_WORTH_PUSHING", NO_SLABS)  # workloads change it
     monkeypatch.setattr(files, "_MOST_OPEN", MOST_OPEN)
     logging.getLogger("posterity").setLevel(logging.CRITICAL)
     monkeypatch.setattr(store, "_is_long", lambda catalog: catalog.nrecords > 7 + 2 * len(catalog.places))

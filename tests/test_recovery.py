@@ -10,22 +10,22 @@ from hypothesis import strategies as st
 
 import storable
 from posterity import DefaultBackend, journal
+from posterity._format.file_header import FileHead
+from posterity._format.file_writer import EpochFile
+from posterity._format.flatten import flatten
+from posterity._format.frame import Stamp
+from posterity._format.layout import layout_of
+from posterity._format.schema import encode_items
 from posterity.catalog import Catalog, pack_sums
 from posterity.chores import Chore, Chores
-from posterity.epochfile import EpochFile
 from posterity.errors import Damaged, ForeignFiles
 from posterity.file_lookup import open_place
 from posterity.file_names import JOURNAL, NEW_JOURNAL
-from posterity.filehead import FileHead
-from posterity.frames import Stamp
 from posterity.journal import Journal
-from posterity.layout import layout_of
 from posterity.options import Options
 from posterity.records import Began, Burned, Described, Dropped, Grouped, Passed, Place, Published, Rewritten, Stored
 from posterity.recovery import find_run
 from posterity.registry import span_of
-from posterity.specs import encode_items
-from posterity.tree import flatten
 
 RUN = b"0123456789abcdef"
 SAMPLES = 10  # in each epoch

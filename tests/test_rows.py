@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from posterity.rows import overlap, pieces_of, rows_of, shares_of
+from posterity._format.rows import overlap, pieces_of, rows_of, shares_of
 
 NCHAIN, DIM = 6, 3
 CHAINS = st.none() | st.lists(st.integers(0, NCHAIN - 1), max_size=10)

@@ -17,6 +17,8 @@ import pytest
 import known
 from known import epoch_dict
 from posterity import Closed, Damaged, DefaultBackend, Epoch, SnapshotExpired, open_run
+from posterity._format.flatten import flatten
+from posterity._format.schema import encode_items
 from posterity._system.disk import Disk
 from posterity.catalog import pack_sums, replayed
 from posterity.file_names import JOURNAL
@@ -25,8 +27,6 @@ from posterity.journal import Follower, Journal, decode
 from posterity.records import Began, Burned, Described, Grouped, Passed, Place, Rewritten, Stored
 from posterity.registry import admit
 from posterity.run import Run, Watch
-from posterity.specs import encode_items
-from posterity.tree import flatten
 
 NSAMPLES = 10
 

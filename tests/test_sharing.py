@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from posterity import Damaged, DefaultBackend, gathering, open_run, rowreader, sources
+from posterity import Damaged, DefaultBackend, gathering, open_run, sources
+from posterity._format import row_reader
 from posterity._system import parallel
 from posterity._system.parallel import share_out
 from posterity._system.threads import OurThread
@@ -154,9 +155,9 @@ def shared(monkeypatch):
         (gathering, "MOST_OPEN", 2),
         (gathering, "LONG_ROW", 64),
         (sources, "MOST_OPEN", 2),
-        (rowreader, "LONG_ROW", 64),
-        (rowreader, "_SLAB", 64),
-        (rowreader, "_WORTH_SKIPPING", 16),
+        (row_reader, "LONG_ROW", 64),
+        (row_reader, "_SLAB", 64),
+        (row_reader, "_WORTH_SKIPPING", 16),
     ]:
         monkeypatch.setattr(module, name, value)
     asked = []

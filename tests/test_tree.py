@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import storable
-from posterity.dtypes import dtype_from_text, dtype_to_text
+from posterity._format.dtypes import dtype_from_text, dtype_to_text
+from posterity._format.flatten import MAX_DEPTH, Item, flatten, restore
 from posterity.errors import Damaged, NotStorable
-from posterity.tree import MAX_DEPTH, Item, flatten, restore
 
 
 def round_trip(epoch):

@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 
 from posterity import DefaultBackend, open_run
-from posterity.sums import data_sum
+from posterity._format.checksum import data_sum
 
 from . import epochs
 from .measure import MB, Figure, figure, in_turns, note, quantile_figure, ratio_of_quantiles, ratios, seconds

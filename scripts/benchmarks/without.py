@@ -22,7 +22,7 @@ def _one_core() -> None:
 
 
 def _whole_arrays() -> None:
-    from posterity.rowreader import Place, RowReader
+    from posterity._format.row_reader import Place, RowReader
 
     def read_all(self: RowReader, place: Place, rows: list, into: object, scratch: object) -> None:
         last = max((run.first + run.n for run in rows), default=0)
@@ -38,9 +38,9 @@ def _anywhere() -> None:
 
 
 def _no_early_writeback() -> None:
-    from posterity import epochfile
+    from posterity._format import file_writer
 
-    epochfile._WORTH_PUSHING = 1 << 62
+    file_writer._WORTH_PUSHING = 1 << 62
 
 
 def _one_by_one() -> None:
@@ -50,7 +50,7 @@ def _one_by_one() -> None:
 
 
 def _no_templates() -> None:
-    from posterity import hdf5, layout, lookup3
+    from posterity._format import hdf5, layout, lookup3
 
     template = layout.Layout.template
 

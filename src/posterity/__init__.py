@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ._system.old_pickles import find_moved as _find_moved
 
 if TYPE_CHECKING:
+    from ._format.single_file import read_epoch
     from .aio import AsyncBackend
     from .async_run import AsyncRun
     from .async_snapshot import AsyncSnapshot
@@ -50,7 +51,6 @@ if TYPE_CHECKING:
     from .repairs import Repairs, repair
     from .run import Run, open_run
     from .runinfo import EpochInfo, RunInfo, find_runs, run_epochs, run_info
-    from .singlefile import read_epoch
     from .snapshot import Snapshot
     from .states import State
     from .status import Status
@@ -155,7 +155,7 @@ _MODULES = {
     "repairs": ["Repairs", "repair"],
     "run": ["Run", "open_run"],
     "runinfo": ["EpochInfo", "RunInfo", "find_runs", "run_epochs", "run_info"],
-    "singlefile": ["read_epoch"],
+    "_format.single_file": ["read_epoch"],
     "snapshot": ["Snapshot"],
     "states": ["State"],
     "status": ["Status"],

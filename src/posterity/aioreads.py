@@ -11,6 +11,7 @@ import anyio
 import anyio.to_thread
 from anyio.lowlevel import checkpoint
 
+from ._format.single_file import read_epoch
 from ._system.arrays import Array
 from ._system.reader_threads import Readers
 from .async_snapshot import AskedSnapshot, AsyncSnapshot
@@ -22,7 +23,6 @@ from .load import to_epoch
 from .metadata import Metadata
 from .selection import Mask
 from .selection import flatten_samples as flatten_arrays
-from .singlefile import read_epoch
 from .snapshot import Snapshot
 from .variables import Chunks
 

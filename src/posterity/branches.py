@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 import msgspec
 import numpy as np
 
+from ._format.dtypes import dtype_from_text, dtype_to_text
+from ._format.flatten import flatten
 from ._system.arrays import Array
-from .dtypes import dtype_from_text, dtype_to_text
 from .epoch import Epoch, EpochDict
 from .metadata import Parameter
-from .tree import flatten
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -12,10 +12,11 @@ from typing import cast
 
 import msgspec
 
+from ._format.layout import Region, layout_of
+from ._format.schema import is_packed
 from .claims import Claims
 from .errors import Damaged
 from .file_names import aside_name, check_format, file_name, filling_name, rewrite_name
-from .layout import Region, layout_of
 from .metadata import Metadata, decode, encode
 from .records import (
     Annotated,
@@ -33,7 +34,6 @@ from .records import (
     Stored,
 )
 from .registry import Entry, Log, Registry, Series, next_entry
-from .specs import is_packed
 
 
 class Catalog:

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 
 import msgspec
 
+from ._format.file_reader import Reader
 from ._system.disk import Disk
-from .epochreader import Reader
 from .errors import ForeignFiles
 
 

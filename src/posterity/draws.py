@@ -18,12 +18,12 @@ import msgspec
 import numpy as np
 import xxhash
 
+from ._format.dtypes import dtype_from_text
+from ._format.samples import sample_shapes
 from ._system.arrays import Array
-from .dtypes import dtype_from_text
 from .errors import Closed, OnlyInMemory, SnapshotExpired
 from .followed_run import follow_run
 from .pinned_view import PinnedView
-from .samples import sample_shapes
 from .selection import check_thin, count_samples, pieces_from
 from .variables import Samples
 

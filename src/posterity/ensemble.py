@@ -17,13 +17,13 @@ from typing import Any, NamedTuple, cast
 import msgspec
 import numpy as np
 
+from ._format.dtypes import dtype_from_text, dtype_to_text
+from ._format.flatten import flatten
 from ._system.arrays import Array
-from .dtypes import dtype_from_text, dtype_to_text
 from .epoch import Epoch, EpochDict
 from .errors import EpochMismatch, NotStorable
 from .snapshot import Snapshot, samples_at
 from .steps import Shapes
-from .tree import flatten
 
 _CLASS = f"{Epoch.__module__}.{Epoch.__qualname__}"
 

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 
+from ._format.dtypes import dtype_from_text
+from ._format.flatten import flatten
 from ._system.arrays import Array
 from .backend import DefaultBackend
 from .branched import Source, StoredRun, WrittenRun, read_recorded
@@ -35,7 +37,6 @@ from .branches import (
     masked,
     nothing_counted,
 )
-from .dtypes import dtype_from_text
 from .epoch import Epoch
 from .errors import Closed, EpochMismatch, RunExists
 from .erynreads import ErynReads
@@ -43,7 +44,6 @@ from .metadata import check_parameters
 from .options import parse_options
 from .runfolder import run_folder
 from .steps import MAX_AGE_S, MAX_BYTES
-from .tree import flatten
 
 if TYPE_CHECKING:
     import numpy.typing as npt

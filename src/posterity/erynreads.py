@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ._format.dtypes import dtype_from_text
 from .branched import Look, Source, chosen_steps
 from .branches import Counted, Ensemble, Numbers, RandomState, Recorded, from_samples
-from .dtypes import dtype_from_text
 from .errors import MissingExtra
 
 try:

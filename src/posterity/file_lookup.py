@@ -5,11 +5,11 @@ Up the stream: `catalog` says which one it is. Down the stream: all that reads e
 
 import errno
 
+from ._format.file_header import FileHead
+from ._format.file_reader import Reader
 from ._system.disk import Disk
 from .catalog import Catalog, pack_sums
-from .epochreader import Reader
 from .file_names import file_name
-from .filehead import FileHead
 from .records import Began, Place
 from .registry import FileSpan
 

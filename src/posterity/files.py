@@ -14,26 +14,26 @@ from functools import partial
 from itertools import groupby
 from typing import NamedTuple
 
+from ._format.batch_encoder import WORTH_IT, most_together
+from ._format.codec_trial import can_choose, choose
+from ._format.file_header import FileHead
+from ._format.file_reader import Reader
+from ._format.file_writer import EpochFile
+from ._format.frame import Stamp
+from ._format.layout import PACKED_VERSION, Layout, Region, layout_of, packed_layout
+from ._format.samples import cut_samples
 from ._system.arrays import Array
 from ._system.disk import Disk, is_full
-from .alike import WORTH_IT, most_together
-from .auto import can_choose, choose
 from .catalog import Catalog, pack_sums
 from .chores import Chore
-from .epochfile import EpochFile
-from .epochreader import Reader
 from .errors import Damaged
 from .file_lookup import is_there, open_place
 from .file_names import file_name, filling_name, rewrite_name
-from .filehead import FileHead
-from .frames import Stamp
-from .layout import PACKED_VERSION, Layout, Region, layout_of, packed_layout
 from .options import Options
 from .policy import DropFiles, Part, PublishFile, WriteEpochs
 from .prepare import Held
 from .records import AnyRecord, Described, Dropped, Passed, Place, Published, Rewritten, Stored
 from .registry import Entry, FileSpan
-from .samples import cut_samples
 
 logger = logging.getLogger("posterity.files")
 _MOST_OPEN = 32  # files that wait for a sync together

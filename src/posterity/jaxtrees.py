@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from .dtypes import dtype_to_text
+from ._format.dtypes import dtype_to_text
 from .errors import EpochMismatch, MissingExtra, NotStorable
 from .pytrees import Branch, Leaf, Node
 

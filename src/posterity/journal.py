@@ -16,11 +16,11 @@ from collections.abc import Sequence
 import msgspec
 import xxhash
 
+from ._format.schema import is_packed
 from ._system.disk import Disk
 from .errors import Damaged, NewerFormat
 from .file_names import JOURNAL, NEW_JOURNAL
 from .records import Annotated, AnyRecord, Described, Record
-from .specs import is_packed
 
 VERSION = 3
 _PLAIN_VERSION, _PACKED_VERSION, _METADATA_VERSION = 1, 2, 3

@@ -14,8 +14,8 @@ from typing import Annotated, Any, Literal, Protocol, TypeAlias
 import msgspec
 import numpy as np
 
+from ._format.dtypes import dtype_from_text
 from ._system.arrays import Array
-from .dtypes import dtype_from_text
 from .errors import Damaged, EpochMismatch
 from .selection import Mask
 

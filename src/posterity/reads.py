@@ -8,6 +8,7 @@ import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from ._format.single_file import read_epoch
 from ._system.arrays import Array
 from .diagnosis import LOOK_EVERY_S, Diagnosis
 from .diagnostics import Diagnostics, Stop
@@ -17,7 +18,6 @@ from .load import to_epoch
 from .metadata import Metadata
 from .selection import Mask
 from .selection import flatten_samples as flatten_arrays
-from .singlefile import read_epoch
 from .snapshot import Snapshot
 from .variables import Chunks
 

@@ -8,13 +8,13 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from ._format.file_header import FileHead
+from ._format.file_reader import Reader
+from ._format.frame import Frame
 from ._system.disk import Disk
 from .catalog import Catalog, pack_sums
-from .epochreader import Reader
 from .errors import Damaged, ForeignFiles
 from .file_names import candidates
-from .filehead import FileHead
-from .frames import Frame
 from .records import (
     Annotated,
     AnyRecord,

@@ -11,13 +11,13 @@ from pathlib import Path
 import msgspec
 
 from . import journal
+from ._format.layout import layout_of
+from ._format.samples import sample_shapes
 from ._system.disk import Disk
 from .catalog import Catalog, replayed
 from .file_names import JOURNAL, file_name
-from .layout import layout_of
 from .lock import writer_of
 from .metadata import Metadata
-from .samples import sample_shapes
 
 
 class Name(msgspec.Struct, frozen=True):

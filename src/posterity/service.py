@@ -16,13 +16,15 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 
+from ._format.layout import layout_of
+from ._format.samples import sample_shapes
+from ._format.single_file import read_epoch
 from ._system.buffer_pool import Buffers
 from ._system.disk import Disk
 from .catalog import Catalog
 from .errors import Closed, Forked, NotWritten
 from .fit import Shapes, check_described
 from .kinds import Kinds
-from .layout import layout_of
 from .ledger import Ledger
 from .metadata import Metadata
 from .monitor import Monitor
@@ -31,9 +33,7 @@ from .pinned_view import PinnedView
 from .pins import Pin
 from .prepare import Held, Prepared, prepare
 from .receipts import Receipt
-from .samples import sample_shapes
 from .sigterm import flush_on_sigterm
-from .singlefile import read_epoch
 from .snapshot import Snapshot
 from .states import State
 from .status import Meter, Status

@@ -4,9 +4,9 @@ Up the stream: `ledger` keeps one up for the writer's process, `run` one for oth
 epochs up, with no lock.
 """
 
+from ._format.layout import Layout, layout_of
 from .catalog import Catalog
 from .errors import Damaged, PosterityError
-from .layout import Layout, layout_of
 from .prepare import Held
 
 

@@ -12,20 +12,20 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
 
+from ._format.flatten import restore
+from ._format.layout import Layout
+from ._format.samples import sample_shapes
+from ._format.single_file import save_epochs
 from ._system.arrays import Array
 from .diagnosis import Diagnosis
 from .diagnostics import Diagnostics
 from .epoch import EpochDict
 from .errors import Burned
-from .layout import Layout
 from .load import to_epoch
 from .metadata import Metadata
 from .pinned_view import PinnedView
 from .registry import Entry, Registry
-from .samples import sample_shapes
 from .selection import Mask, check_thin, count_samples, flatten_samples
-from .singlefile import save_epochs
-from .tree import restore
 from .variables import Chunks
 
 if TYPE_CHECKING:

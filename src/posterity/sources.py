@@ -7,17 +7,17 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Self
 
+from ._format.file_reader import Reader
+from ._format.layout import Layout, Region, layout_of
+from ._format.row_reader import Scratch
+from ._format.rows import Rows
 from ._system.arrays import Array
 from ._system.disk import Disk
 from .catalog import Catalog
-from .epochreader import Reader
 from .errors import Damaged
 from .file_lookup import open_place
-from .layout import Layout, Region, layout_of
 from .prepare import Held
 from .records import Place
-from .rowreader import Scratch
-from .rows import Rows
 from .shelf import Shelf
 
 

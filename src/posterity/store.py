@@ -14,15 +14,15 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from . import metadata
+from ._format.codec import check_codec
+from ._format.layout import layout_of
 from ._system.disk import Disk
 from .catalog import Catalog
 from .chores import Chore, Chores
-from .codec import check_codec
 from .errors import Damaged, ForeignFiles, RunExists
 from .file_names import DEFAULT_FMT, JOURNAL, aside_name, file_name, filling_name
 from .files import Change, Files
 from .journal import Journal
-from .layout import layout_of
 from .lock import Lock
 from .metadata import Metadata
 from .options import Options

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ._system.arrays import Array
+from posterity._system.arrays import Array
+
+from .flatten import Item
 from .layout import Layout, layout_of
-from .specs import encode_items
-from .tree import Item
+from .schema import encode_items
 
 
 def is_sample(item: Item) -> bool:

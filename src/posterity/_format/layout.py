@@ -23,17 +23,18 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
+from posterity._system.arrays import Array
+from posterity.errors import Damaged
+
 from . import hdf5
-from ._system.arrays import Array
+from .checksum import SUM_NAME
 from .chunks import Grid, Index, Note, Table, chunk_shape
 from .codec import LEVELS, Packing
 from .dtypes import dtype_from_text
-from .errors import Damaged
-from .frames import EMPTY_STAMP, PAGE, Stamp, align, begin_frame, complete_frame, frame_size
+from .flatten import MAX_AXES, Item
+from .frame import EMPTY_STAMP, PAGE, Stamp, align, begin_frame, complete_frame, frame_size
 from .lookup3 import checksum
-from .specs import PackedSpec, decode_items, decode_packed, encode_items, is_packed
-from .sums import SUM_NAME
-from .tree import MAX_AXES, Item
+from .schema import PackedSpec, decode_items, decode_packed, encode_items, is_packed
 
 FORMAT_VERSION = 1
 PACKED_VERSION = 2

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from posterity._system.arrays import Array
+
 from . import hdf5
-from ._system.arrays import Array
 from .codec import Bytes
 
 if TYPE_CHECKING:

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias, cast, runtime_checkable
 import msgspec
 import numpy as np
 
-from ._system.arrays import Array
+from posterity._system.arrays import Array
+from posterity.errors import Damaged, NotStorable
+
 from .dtypes import dtype_from_text, dtype_to_text
-from .errors import Damaged, NotStorable
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -11,11 +11,12 @@ import struct
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from posterity.errors import NewerFormat
+
 from . import hdf5
-from .errors import NewerFormat
-from .frames import align
+from .checksum import data_sum
+from .frame import align
 from .layout import FORMAT_VERSION, METADATA_VERSION
-from .sums import data_sum
 
 HEAD_AT = 64
 _HEAD = struct.Struct("<8sIIIIQ16sQ")

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from ._system.arrays import Array
-from .frames import COUNTS_AT, FRAME_HEAD, Stamp
+from posterity._system.arrays import Array
+
+from .checksum import data_sum
+from .frame import COUNTS_AT, FRAME_HEAD, Stamp
 from .layout import Layout
 from .lookup3 import checksums
-from .sums import data_sum
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -6,7 +6,7 @@ Down the stream: everything that is stored has one.
 import numpy as np
 import xxhash
 
-from ._system.arrays import Array
+from posterity._system.arrays import Array
 
 SUM_NAME = "xxh3_64"
 

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
-from .errors import Damaged, MissingExtra
+from posterity.errors import Damaged, MissingExtra
 
 Bytes: TypeAlias = np.ndarray[Any, np.dtype[np.uint8]]
 Codec = Literal["gzip", "zstd"]

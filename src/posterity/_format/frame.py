@@ -10,7 +10,7 @@ import struct
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from .sums import data_sum
+from .checksum import data_sum
 
 PAGE = 4096
 FRAME_MAGIC = b"POSTepch"

@@ -8,17 +8,18 @@ from pathlib import Path
 
 import numpy as np
 
-from ._system.disk import Disk
-from .epoch import EpochDict
-from .epochfile import EpochFile
-from .epochreader import Reader
-from .errors import Damaged
-from .filehead import FileHead
-from .foreign import choose_epoch, read_foreign_epoch
-from .frames import Stamp
+from posterity._system.disk import Disk
+from posterity.epoch import EpochDict
+from posterity.errors import Damaged
+
+from .file_header import FileHead
+from .file_reader import Reader
+from .file_writer import EpochFile
+from .flatten import flatten, restore
+from .foreign_hdf5 import choose_epoch, read_foreign_epoch
+from .frame import Stamp
 from .layout import layout_of
-from .specs import encode_items
-from .tree import flatten, restore
+from .schema import encode_items
 
 
 def read_epoch(fn: str | os.PathLike[str], iepoch: int = -1) -> EpochDict:

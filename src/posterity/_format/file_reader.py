@@ -11,12 +11,15 @@ from typing import Self
 
 import numpy as np
 
+from posterity._system.aligned import empty_bytes
+from posterity._system.arrays import Array
+from posterity._system.disk import Disk
+from posterity.errors import Damaged
+
 from . import hdf5
-from ._system.aligned import empty_bytes
-from ._system.arrays import Array
-from ._system.disk import Disk
-from .errors import Damaged
-from .filehead import (
+from .checksum import SUM_NAME, data_sum
+from .compressed import PackedReader
+from .file_header import (
     HEAD_AT,
     HEAD_SIZE,
     METADATA_AT,
@@ -26,12 +29,10 @@ from .filehead import (
     encode_root,
     metadata_in,
 )
-from .frames import FRAME_HEAD, FRAME_MAGIC, PAGE, Frame, Stamp, align, decode_frame, read_frame_size
+from .frame import FRAME_HEAD, FRAME_MAGIC, PAGE, Frame, Stamp, align, decode_frame, read_frame_size
 from .layout import Region, layout_of
-from .packed import PackedReader
-from .rowreader import Place, RowReader, Scratch
+from .row_reader import Place, RowReader, Scratch
 from .rows import Rows
-from .sums import SUM_NAME, data_sum
 
 _MAX_FRAME = 1 << 28
 _MAX_SEARCH = 1 << 24

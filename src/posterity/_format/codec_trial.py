@@ -8,7 +8,8 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ._system.arrays import Array
+from posterity._system.arrays import Array
+
 from .codec import DEFAULT_LEVEL, Bytes, Packing, known_codecs
 from .layout import Layout, packed_layout
 

@@ -7,15 +7,16 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 
 import numpy as np
 
-from ._system.aligned import empty_bytes
-from ._system.arrays import Array
-from ._system.disk import Buffer
-from ._system.parallel import in_order
+from posterity._system.aligned import empty_bytes
+from posterity._system.arrays import Array
+from posterity._system.disk import Buffer
+from posterity._system.parallel import in_order
+from posterity.errors import Damaged
+
+from .checksum import data_sum
 from .chunks import Note, Table
 from .codec import Bytes
-from .errors import Damaged
 from .layout import MOST_PACKED, Layout, Region
-from .sums import data_sum
 
 _SLAB = 1 << 20
 _Job = tuple[int, int]

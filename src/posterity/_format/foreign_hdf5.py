@@ -15,8 +15,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from .errors import Damaged
-from .tree import MAX_DEPTH, Item, restore
+from posterity.errors import Damaged
+
+from .flatten import MAX_DEPTH, Item, restore
 
 _PREFIX = "epoch_"
 _ARRAY_KINDS = frozenset(

@@ -12,12 +12,13 @@ from typing import NamedTuple
 import numpy as np
 import xxhash
 
-from ._system.aligned import empty_bytes
-from ._system.arrays import Array
-from ._system.disk import Disk
-from .errors import Damaged
+from posterity._system.aligned import empty_bytes
+from posterity._system.arrays import Array
+from posterity._system.disk import Disk
+from posterity.errors import Damaged
+
+from .checksum import as_bytes, data_sum
 from .rows import Rows, overlap, pieces_of
-from .sums import as_bytes, data_sum
 
 _SLAB = 1 << 20
 _WORTH_SKIPPING = 1 << 15  # bytes that take longer to copy than a call to the system

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 
 import msgspec
 
+from posterity.errors import Damaged
+
 from .codec import Codec
-from .errors import Damaged
-from .tree import Item
+from .flatten import Item
 
 _items_decoder = msgspec.msgpack.Decoder(list[Item])
 

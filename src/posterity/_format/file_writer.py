@@ -12,17 +12,18 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import xxhash
 
+from posterity._system.arrays import Array
+from posterity._system.disk import Buffer, Disk, is_full
+
 from . import hdf5
-from ._system.arrays import Array
-from ._system.disk import Buffer, Disk, is_full
-from .alike import Numbers, encode_alike
+from .batch_encoder import Numbers, encode_alike
+from .checksum import as_bytes, data_sum
 from .chunks import Note
-from .epochreader import Reader
-from .filehead import FileHead, encode_head, encode_root
-from .frames import Stamp, align
+from .compressed import pack
+from .file_header import FileHead, encode_head, encode_root
+from .file_reader import Reader
+from .frame import Stamp, align
 from .layout import METADATA_VERSION, PACKED_VERSION, Layout, Region
-from .packed import pack
-from .sums import as_bytes, data_sum
 
 _WORTH_WRITING = 1 << 22
 _WORTH_PUSHING = 1 << 23
