@@ -22,8 +22,8 @@ import anyio._backends._asyncio  # noqa: F401  # not in each fork
 import numpy as np
 
 from posterity import DefaultBackend, WriteFailed
+from posterity._model.options import parse_options
 from posterity._system.disk import Disk
-from posterity.options import parse_options
 from posterity.service import Service
 from smallchunks import small_chunks
 

@@ -31,7 +31,7 @@ from posterity import (
     verify,
 )
 from posterity._format.foreign_hdf5 import read_foreign_epoch
-from posterity.file_names import JOURNAL
+from posterity._model.file_names import JOURNAL
 
 MOST_S = 30  # for one file, on however busy a machine
 MOST_BYTES = 1 << 29  # more than what is used when it begins; a thread's stack and its arena count, too

@@ -9,8 +9,8 @@ import numpy as np
 
 from faulty import CALLS
 from posterity import DefaultBackend
+from posterity._model.options import parse_options
 from posterity._system.disk import Disk
-from posterity.options import parse_options
 from posterity.service import Service
 
 NCHAIN, DIM = 8, 4

@@ -21,9 +21,9 @@ from posterity._format.codec import Packing
 from posterity._format.file_reader import Reader
 from posterity._format.layout import layout_of
 from posterity._format.schema import encode_items
+from posterity._model.file_names import JOURNAL
+from posterity._model.metadata import Metadata
 from posterity._system.disk import Disk
-from posterity.file_names import JOURNAL
-from posterity.metadata import Metadata
 from smallchunks import small_chunks
 
 LENGTHS = [30, 40, 50, 30]
@@ -49,7 +49,7 @@ def _small_chunks():
 @pytest.fixture
 def without_metadata(monkeypatch):
     """Runs of which nothing is known but when they began, as earlier versions made them."""
-    monkeypatch.setattr("posterity.metadata.begun", lambda _: Metadata(started_at=time.time()))
+    monkeypatch.setattr("posterity._model.metadata.begun", lambda _: Metadata(started_at=time.time()))
 
 
 def epochs_of(lengths=LENGTHS):

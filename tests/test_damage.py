@@ -18,7 +18,7 @@ from posterity import (
     repair,
     verify,
 )
-from posterity.file_names import JOURNAL
+from posterity._model.file_names import JOURNAL
 from smallchunks import small_chunks
 
 LENGTHS = [3, 4, 5, 3, 4]

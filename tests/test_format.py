@@ -11,8 +11,8 @@ from fixture_epochs import BURN, EPOCHS, METADATA, PACKED_EPOCHS
 from known import assert_same
 from posterity import Burned, DefaultBackend, Metadata, NewerFormat, journal, open_run, read_epoch, verify
 from posterity._format.file_reader import Reader
+from posterity._model.file_names import JOURNAL
 from posterity._system.disk import Disk
-from posterity.file_names import JOURNAL
 
 FIXTURES = Path(__file__).parent / "fixtures"
 

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from posterity import journal
+from posterity._model.file_names import JOURNAL
 from posterity._system.disk import Disk
 from posterity.errors import Damaged, NewerFormat
-from posterity.file_names import JOURNAL
 from posterity.journal import Journal, decode, encode_batch, encode_header
 from posterity.records import (
     Annotated,

@@ -13,9 +13,9 @@ import msgspec
 import pytest
 
 from posterity import lock as lock_module
+from posterity._model.file_names import LOCK
 from posterity._system.disk import Disk
 from posterity.errors import RunLocked
-from posterity.file_names import LOCK
 from posterity.lock import Holder, Lock
 
 

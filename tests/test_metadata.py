@@ -22,7 +22,6 @@ from posterity import (
     Metadata,
     Parameter,
     journal,
-    metadata,
     open_run,
     read_epoch,
     records,
@@ -30,11 +29,12 @@ from posterity import (
     verify,
 )
 from posterity._format.file_reader import Reader
+from posterity._model import metadata
+from posterity._model.file_names import JOURNAL
+from posterity._model.metadata import Given, begun, completed, continued, decode, encode
+from posterity._model.options import parse_options
 from posterity._system.disk import Disk
-from posterity.file_names import JOURNAL
 from posterity.jexplore import described
-from posterity.metadata import Given, begun, completed, continued, decode, encode
-from posterity.options import parse_options
 
 AB = (Parameter("a"), Parameter("b"))
 
@@ -227,7 +227,7 @@ def test_a_run_knows_where_it_comes_from():
     assert found.versions["posterity"] == posterity.__version__
     assert {"python", "numpy", "h5py"} <= found.versions.keys()
     assert "eryn" not in found.versions
-    assert 0 <= posterity.metadata.time.time() - found.started_at < 60
+    assert 0 <= posterity._model.metadata.time.time() - found.started_at < 60
 
 
 def test_versions_of_imported_samplers_are_noted(monkeypatch):
@@ -272,7 +272,7 @@ KNOWN = Metadata(
 )
 def test_what_is_given_later_is_added(given_now, changed):
     """Labels, units and attributes may change, names of other samples may come; what isn't given stays."""
-    assert continued(KNOWN, given_now) == posterity.metadata.msgspec.structs.replace(KNOWN, **changed)
+    assert continued(KNOWN, given_now) == posterity._model.metadata.msgspec.structs.replace(KNOWN, **changed)
 
 
 @pytest.mark.parametrize(
@@ -297,7 +297,7 @@ def test_what_is_given_counts_more_than_what_an_epoch_says():
         parameters={"p": (Parameter("x"),), "ll": (Parameter("ll"),)}, chains={"w": 6}, attributes={"x": 9}
     )
     found = completed(KNOWN, learned)
-    assert found == posterity.metadata.msgspec.structs.replace(
+    assert found == posterity._model.metadata.msgspec.structs.replace(
         KNOWN, parameters={**KNOWN.parameters, "ll": (Parameter("ll"),)}
     )
     assert completed(Metadata(), learned) == learned

@@ -11,7 +11,7 @@ import pytest
 
 import mutated
 from posterity import Damaged, DefaultBackend, journal, open_run
-from posterity.file_names import JOURNAL
+from posterity._model.file_names import JOURNAL
 from posterity.records import Grouped, Stored
 
 KINDS = {"jexplore": 800, "ours": 400, "repacked": 400, "file": 300, "journal": 150, "forged journal": 200}

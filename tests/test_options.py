@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from posterity._format.codec import Packing
+from posterity._model.file_names import file_name, file_pattern
+from posterity._model.metadata import Parameter
+from posterity._model.options import Options, parse_options
 from posterity.errors import MissingExtra, UnknownOption
-from posterity.file_names import file_name, file_pattern
-from posterity.metadata import Parameter
-from posterity.options import Options, parse_options
 
 
 def test_nothing_given_means_the_defaults():

@@ -11,7 +11,7 @@ import pytest
 import posterity
 from known import numbers, run_of
 from posterity import AsyncBackend, AsyncRun, AsyncSnapshot, Closed, DefaultBackend, Promise, Run, Snapshot, State
-from posterity.options import Options
+from posterity._model.options import Options
 
 PAIRS = [(DefaultBackend, AsyncBackend), (Snapshot, AsyncSnapshot), (Run, AsyncRun)]
 IDS = [plain.__name__ for plain, _ in PAIRS]

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from posterity.metadata import Metadata
-from posterity.policy import (
+from posterity._model.metadata import Metadata
+from posterity._model.policy import (
     Demand,
     DropFiles,
     PublishFile,
@@ -22,7 +22,7 @@ from posterity.policy import (
     reclaimable,
     write_target,
 )
-from posterity.registry import (
+from posterity._model.registry import (
     Log,
     Registry,
     admit,

@@ -18,7 +18,7 @@ from hypothesis import given, seed, settings
 
 from posterity import files, store
 from posterity._format import file_writer
-from posterity.metadata import decode
+from posterity._model.metadata import decode
 from powercut import Killed, MemoryDisk, Sync, Write, power_cuts
 from smallchunks import small_chunks
 from synchronous import SynchronousRun, run_of

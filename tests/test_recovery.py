@@ -16,16 +16,16 @@ from posterity._format.flatten import flatten
 from posterity._format.frame import Stamp
 from posterity._format.layout import layout_of
 from posterity._format.schema import encode_items
+from posterity._model.file_names import JOURNAL, NEW_JOURNAL
+from posterity._model.options import Options
+from posterity._model.registry import span_of
 from posterity.catalog import Catalog, pack_sums
 from posterity.chores import Chore, Chores
 from posterity.errors import Damaged, ForeignFiles
 from posterity.file_lookup import open_place
-from posterity.file_names import JOURNAL, NEW_JOURNAL
 from posterity.journal import Journal
-from posterity.options import Options
 from posterity.records import Began, Burned, Described, Dropped, Grouped, Passed, Place, Published, Rewritten, Stored
 from posterity.recovery import find_run
-from posterity.registry import span_of
 
 RUN = b"0123456789abcdef"
 SAMPLES = 10  # in each epoch

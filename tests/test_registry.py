@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from posterity.registry import (
+from posterity._model.registry import (
     Entry,
     FileSpan,
     Log,

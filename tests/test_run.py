@@ -19,13 +19,13 @@ from known import epoch_dict
 from posterity import Closed, Damaged, DefaultBackend, Epoch, SnapshotExpired, open_run
 from posterity._format.flatten import flatten
 from posterity._format.schema import encode_items
+from posterity._model.file_names import JOURNAL
+from posterity._model.registry import admit
 from posterity._system.disk import Disk
 from posterity.catalog import pack_sums, replayed
-from posterity.file_names import JOURNAL
 from posterity.followed_run import FollowedRun
 from posterity.journal import Follower, Journal, decode
 from posterity.records import Began, Burned, Described, Grouped, Passed, Place, Rewritten, Stored
-from posterity.registry import admit
 from posterity.run import Run, Watch
 
 NSAMPLES = 10

@@ -2,7 +2,7 @@
 
 import pytest
 
-from posterity.states import Event, State, after
+from posterity._model.states import Event, State, after
 
 RUNNING, WAITING, CLOSING, CLOSED, FAILED = State
 TABLE = [

@@ -25,7 +25,7 @@ from posterity import (
     WriteFailed,
     open_run,
 )
-from posterity.options import parse_options
+from posterity._model.options import parse_options
 from posterity.service import Service
 from posterity.steps import Steps
 
@@ -422,7 +422,7 @@ SCRIPT = """
 import os, signal, sys, threading
 sys.path.insert(0, {here!r})
 import numpy as np
-from posterity.options import parse_options
+from posterity._model.options import parse_options
 from posterity.service import Service
 from posterity.steps import Steps
 from test_steps import SHAPES, add, make_epoch

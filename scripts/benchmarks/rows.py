@@ -8,8 +8,8 @@ from pathlib import Path
 import msgspec
 
 from posterity import DefaultBackend
+from posterity._model.options import parse_options
 from posterity._system.disk import Disk
-from posterity.options import parse_options
 from posterity.service import Service
 
 from .measure import Figure

@@ -11,6 +11,8 @@ from ._system.old_pickles import find_moved as _find_moved
 
 if TYPE_CHECKING:
     from ._format.single_file import read_epoch
+    from ._model.metadata import Metadata, Parameter
+    from ._model.states import State
     from .aio import AsyncBackend
     from .async_run import AsyncRun
     from .async_snapshot import AsyncSnapshot
@@ -46,13 +48,11 @@ if TYPE_CHECKING:
     from .export import export_netcdf, export_zarr
     from .imported import Imported
     from .importjexplore import import_jexplore
-    from .metadata import Metadata, Parameter
     from .receipts import Promise, Receipt
     from .repairs import Repairs, repair
     from .run import Run, open_run
     from .runinfo import EpochInfo, RunInfo, find_runs, run_epochs, run_info
     from .snapshot import Snapshot
-    from .states import State
     from .status import Status
 
 __version__ = "0.1.0"
@@ -150,14 +150,14 @@ _MODULES = {
     ],
     "export": ["export_netcdf", "export_zarr"],
     "importing": ["Imported", "import_jexplore"],
-    "metadata": ["Metadata", "Parameter"],
+    "_model.metadata": ["Metadata", "Parameter"],
     "receipts": ["Promise", "Receipt"],
     "repairs": ["Repairs", "repair"],
     "run": ["Run", "open_run"],
     "runinfo": ["EpochInfo", "RunInfo", "find_runs", "run_epochs", "run_info"],
     "_format.single_file": ["read_epoch"],
     "snapshot": ["Snapshot"],
-    "states": ["State"],
+    "_model.states": ["State"],
     "status": ["Status"],
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}

@@ -16,6 +16,8 @@ import msgspec
 import numpy as np
 from anyio.lowlevel import checkpoint
 
+from ._model.metadata import Metadata
+from ._model.options import Options, parse_options
 from ._system.arrays import Array
 from ._system.event_loop import Loop, is_in_loop
 from ._system.reader_threads import Readers, in_thread
@@ -24,8 +26,6 @@ from .async_snapshot import AsyncSnapshot
 from .diagnosis import Diagnosis
 from .epoch import EpochDict
 from .errors import Closed
-from .metadata import Metadata
-from .options import Options, parse_options
 from .receipts import Receipt
 from .room import Ticket
 from .service import Service, caller

@@ -12,6 +12,7 @@ import anyio.to_thread
 from anyio.lowlevel import checkpoint
 
 from ._format.single_file import read_epoch
+from ._model.metadata import Metadata
 from ._system.arrays import Array
 from ._system.reader_threads import Readers
 from .async_snapshot import AskedSnapshot, AsyncSnapshot
@@ -20,7 +21,6 @@ from .diagnostics import Diagnostics, Stop
 from .epoch import EpochDict
 from .errors import Closed
 from .load import to_epoch
-from .metadata import Metadata
 from .selection import Mask
 from .selection import flatten_samples as flatten_arrays
 from .snapshot import Snapshot

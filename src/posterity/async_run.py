@@ -10,12 +10,12 @@ from typing import Any, Generic, Self, TypeVar
 import anyio
 from anyio.lowlevel import checkpoint
 
+from ._model.metadata import Metadata
 from ._system.reader_threads import Readers
 from .aioreads import AsyncReads
 from .async_snapshot import AsyncSnapshot
 from .diagnosis import Diagnosis
 from .followed_run import LOOK_EVERY_S
-from .metadata import Metadata
 from .run import Run, Watch
 from .snapshot import Snapshot
 

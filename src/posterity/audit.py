@@ -13,11 +13,11 @@ import msgspec
 from . import journal
 from ._format.file_reader import Reader
 from ._format.frame import Stamp
+from ._model.file_names import DEFAULT_FMT, JOURNAL, candidates, file_name, numbered
 from ._system.disk import Disk
 from .catalog import Catalog, replayed
 from .errors import Damaged
 from .file_lookup import open_place
-from .file_names import DEFAULT_FMT, JOURNAL, candidates, file_name, numbered
 from .records import Place
 
 

@@ -10,11 +10,11 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from ._model.metadata import Metadata
+from ._model.options import parse_options
 from .diagnosis import Diagnosis
 from .epoch import EpochDict
 from .errors import Closed
-from .metadata import Metadata
-from .options import parse_options
 from .reads import Reads
 from .receipts import Receipt
 from .service import Service

@@ -16,9 +16,9 @@ import numpy as np
 
 from ._format.dtypes import dtype_from_text, dtype_to_text
 from ._format.flatten import flatten
+from ._model.metadata import Parameter
 from ._system.arrays import Array
 from .epoch import Epoch, EpochDict
-from .metadata import Parameter
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -14,10 +14,11 @@ import msgspec
 
 from ._format.layout import Region, layout_of
 from ._format.schema import is_packed
+from ._model.file_names import aside_name, check_format, file_name, filling_name, rewrite_name
+from ._model.metadata import Metadata, decode, encode
+from ._model.registry import Entry, Log, Registry, Series, next_entry
 from .claims import Claims
 from .errors import Damaged
-from .file_names import aside_name, check_format, file_name, filling_name, rewrite_name
-from .metadata import Metadata, decode, encode
 from .records import (
     Annotated,
     AnyRecord,
@@ -33,7 +34,6 @@ from .records import (
     Rewritten,
     Stored,
 )
-from .registry import Entry, Log, Registry, Series, next_entry
 
 
 class Catalog:

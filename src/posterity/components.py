@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from .metadata import Parameter
+from ._model.metadata import Parameter
 from .snapshot import Snapshot
 
 Floats: TypeAlias = npt.NDArray[np.float64]

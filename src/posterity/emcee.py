@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from ._model.metadata import Metadata
 from ._system.arrays import Array
 from .ensemble import Blobs, Ensemble
 from .errors import Closed, MissingExtra
-from .metadata import Metadata
 from .runfolder import run_folder
 from .steps import MAX_AGE_S, MAX_BYTES
 from .walkers import EPOCHS_PER_FILE, Look, Source, StoredRun, WrittenRun

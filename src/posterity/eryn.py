@@ -17,6 +17,8 @@ import numpy as np
 
 from ._format.dtypes import dtype_from_text
 from ._format.flatten import flatten
+from ._model.metadata import check_parameters
+from ._model.options import parse_options
 from ._system.arrays import Array
 from .backend import DefaultBackend
 from .branched import Source, StoredRun, WrittenRun, read_recorded
@@ -40,8 +42,6 @@ from .branches import (
 from .epoch import Epoch
 from .errors import Closed, EpochMismatch, RunExists
 from .erynreads import ErynReads
-from .metadata import check_parameters
-from .options import parse_options
 from .runfolder import run_folder
 from .steps import MAX_AGE_S, MAX_BYTES
 

@@ -15,10 +15,10 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
+from ._model.metadata import Metadata
 from ._system.arrays import Array
 from .draws import Draws
 from .errors import ExportExists, NotStorable
-from .metadata import Metadata
 from .pinned_view import PinnedView
 from .reads import Reads
 from .snapshot import Snapshot, view_of

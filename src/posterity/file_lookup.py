@@ -7,11 +7,11 @@ import errno
 
 from ._format.file_header import FileHead
 from ._format.file_reader import Reader
+from ._model.file_names import file_name
+from ._model.registry import FileSpan
 from ._system.disk import Disk
 from .catalog import Catalog, pack_sums
-from .file_names import file_name
 from .records import Began, Place
-from .registry import FileSpan
 
 
 def open_place(disk: Disk, catalog: Catalog, place: Place) -> Reader:

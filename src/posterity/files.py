@@ -22,18 +22,18 @@ from ._format.file_writer import EpochFile
 from ._format.frame import Stamp
 from ._format.layout import PACKED_VERSION, Layout, Region, layout_of, packed_layout
 from ._format.samples import cut_samples
+from ._model.file_names import file_name, filling_name, rewrite_name
+from ._model.options import Options
+from ._model.policy import DropFiles, Part, PublishFile, WriteEpochs
+from ._model.registry import Entry, FileSpan
 from ._system.arrays import Array
 from ._system.disk import Disk, is_full
 from .catalog import Catalog, pack_sums
 from .chores import Chore
 from .errors import Damaged
 from .file_lookup import is_there, open_place
-from .file_names import file_name, filling_name, rewrite_name
-from .options import Options
-from .policy import DropFiles, Part, PublishFile, WriteEpochs
 from .prepare import Held
 from .records import AnyRecord, Described, Dropped, Passed, Place, Published, Rewritten, Stored
-from .registry import Entry, FileSpan
 
 logger = logging.getLogger("posterity.files")
 _MOST_OPEN = 32  # files that wait for a sync together

@@ -6,10 +6,10 @@ for `check`.
 
 from collections.abc import Collection
 
+from ._model.metadata import Metadata
+from ._model.registry import Registry
 from .errors import EpochMismatch
 from .kinds import Kind
-from .metadata import Metadata
-from .registry import Registry
 
 Shapes = dict[str, tuple[int, str]]
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import h5py
 
+from ._model.file_names import DEFAULT_FMT, file_pattern
 from .backend import DefaultBackend
 from .errors import Damaged
-from .file_names import DEFAULT_FMT, file_pattern
 from .imported import Imported, Progress
 
 _PREFIX = "epoch_"

@@ -17,9 +17,9 @@ import msgspec
 import xxhash
 
 from ._format.schema import is_packed
+from ._model.file_names import JOURNAL, NEW_JOURNAL
 from ._system.disk import Disk
 from .errors import Damaged, NewerFormat
-from .file_names import JOURNAL, NEW_JOURNAL
 from .records import Annotated, AnyRecord, Described, Record
 
 VERSION = 3

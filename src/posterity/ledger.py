@@ -17,6 +17,11 @@ from functools import partial
 from itertools import takewhile
 from typing import NamedTuple
 
+from ._model.metadata import begun, completed
+from ._model.options import Options
+from ._model.policy import Action, Demand, done, is_met, memory_floor, pending, plan, write_target
+from ._model.registry import Registry, admit, describe, raise_burn, reset, start_series
+from ._model.states import Event, State, after
 from ._system.disk import is_full
 from .arrivals import Arrivals
 from .bells import Bell, Bells
@@ -24,15 +29,10 @@ from .catalog import Catalog
 from .errors import BurnLowered, Closed, Forked, MailboxFull, PosterityError, WriteFailed
 from .faults import Fault, Faults
 from .fit import Fit, Shapes
-from .metadata import begun, completed
-from .options import Options
 from .pins import Pin, Pins
-from .policy import Action, Demand, done, is_met, memory_floor, pending, plan, write_target
 from .prepare import Held, Prepared
-from .registry import Registry, admit, describe, raise_burn, reset, start_series
 from .room import Room, Ticket
 from .shelf import Shelf
-from .states import Event, State, after
 from .store import Outcome
 
 

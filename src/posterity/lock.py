@@ -19,9 +19,9 @@ from typing import Annotated
 
 import msgspec
 
+from ._model.file_names import LOCK
 from ._system.disk import Disk
 from .errors import RunLocked
-from .file_names import LOCK
 
 try:
     import fcntl

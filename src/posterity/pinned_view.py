@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Self
 
+from ._model.registry import Registry
 from ._system.arrays import Array
 from ._system.disk import Disk
 from .errors import Closed
 from .gathering import Gathering
-from .registry import Registry
 from .selection import Mask, pieces_from
 from .shelf import Shelf
 from .sources import Shelves

@@ -12,6 +12,7 @@ import numpy as np
 from ._format.flatten import Leaf, flatten
 from ._format.layout import Layout
 from ._format.samples import is_sample
+from ._model.metadata import Metadata
 from ._system.arrays import Array
 from ._system.buffer_pool import Buffers
 from .device import OnDevice, lies_on_device, take_over
@@ -19,7 +20,6 @@ from .epoch import EpochDict, ToBackend
 from .errors import EpochMismatch, NotStorable
 from .jexplore import described, unfetched
 from .kinds import Kind, Kinds
-from .metadata import Metadata
 
 _SMALL = 1 << 16  # bytes; what is copied in less time than it takes to ask for room
 

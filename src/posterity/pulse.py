@@ -11,11 +11,11 @@ from typing import Any
 
 import msgspec
 
+from ._model.registry import Registry
 from ._system.disk import Disk
 from .diagnosis import Diagnosis
 from .diagnostics import Diagnostics
 from .errors import SnapshotExpired
-from .registry import Registry
 from .run import Run, open_run
 from .runinfo import RunWriter, last_change, run_writer
 from .status import Meter

@@ -9,13 +9,13 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from ._format.single_file import read_epoch
+from ._model.metadata import Metadata
 from ._system.arrays import Array
 from .diagnosis import LOOK_EVERY_S, Diagnosis
 from .diagnostics import Diagnostics, Stop
 from .epoch import EpochDict
 from .errors import Closed
 from .load import to_epoch
-from .metadata import Metadata
 from .selection import Mask
 from .selection import flatten_samples as flatten_arrays
 from .snapshot import Snapshot

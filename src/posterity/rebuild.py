@@ -11,10 +11,10 @@ from typing import NamedTuple
 from ._format.file_header import FileHead
 from ._format.file_reader import Reader
 from ._format.frame import Frame
+from ._model.file_names import candidates
 from ._system.disk import Disk
 from .catalog import Catalog, pack_sums
 from .errors import Damaged, ForeignFiles
-from .file_names import candidates
 from .records import (
     Annotated,
     AnyRecord,

@@ -10,10 +10,10 @@ from pathlib import Path
 import msgspec
 
 from . import journal
+from ._model.file_names import DEFAULT_FMT, JOURNAL, candidates, numbered, set_aside_name
 from ._system.disk import Disk
 from .catalog import Catalog, replayed
 from .errors import Damaged
-from .file_names import DEFAULT_FMT, JOURNAL, candidates, numbered, set_aside_name
 from .journal import Journal
 from .lock import Lock
 from .rebuild import Source, catalog_from_files, head_of, newest

@@ -7,7 +7,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 
-from .options import Options
+from ._model.options import Options
 
 
 def _always() -> bool:

@@ -13,11 +13,11 @@ import msgspec
 from . import journal
 from ._format.layout import layout_of
 from ._format.samples import sample_shapes
+from ._model.file_names import JOURNAL, file_name
+from ._model.metadata import Metadata
 from ._system.disk import Disk
 from .catalog import Catalog, replayed
-from .file_names import JOURNAL, file_name
 from .lock import writer_of
-from .metadata import Metadata
 
 
 class Name(msgspec.Struct, frozen=True):

@@ -19,6 +19,9 @@ from types import FrameType
 from ._format.layout import layout_of
 from ._format.samples import sample_shapes
 from ._format.single_file import read_epoch
+from ._model.metadata import Metadata
+from ._model.options import Options
+from ._model.states import State
 from ._system.buffer_pool import Buffers
 from ._system.disk import Disk
 from .catalog import Catalog
@@ -26,16 +29,13 @@ from .errors import Closed, Forked, NotWritten
 from .fit import Shapes, check_described
 from .kinds import Kinds
 from .ledger import Ledger
-from .metadata import Metadata
 from .monitor import Monitor
-from .options import Options
 from .pinned_view import PinnedView
 from .pins import Pin
 from .prepare import Held, Prepared, prepare
 from .receipts import Receipt
 from .sigterm import flush_on_sigterm
 from .snapshot import Snapshot
-from .states import State
 from .status import Meter, Status
 from .store import Store
 from .writer import Writer

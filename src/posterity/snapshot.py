@@ -16,15 +16,15 @@ from ._format.flatten import restore
 from ._format.layout import Layout
 from ._format.samples import sample_shapes
 from ._format.single_file import save_epochs
+from ._model.metadata import Metadata
+from ._model.registry import Entry, Registry
 from ._system.arrays import Array
 from .diagnosis import Diagnosis
 from .diagnostics import Diagnostics
 from .epoch import EpochDict
 from .errors import Burned
 from .load import to_epoch
-from .metadata import Metadata
 from .pinned_view import PinnedView
-from .registry import Entry, Registry
 from .selection import Mask, check_thin, count_samples, flatten_samples
 from .variables import Chunks
 

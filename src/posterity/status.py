@@ -8,8 +8,8 @@ from collections import deque
 
 import msgspec
 
+from ._model.states import State
 from .diagnostics import Diagnostics
-from .states import State
 
 _WINDOW_S = 30.0
 

@@ -13,24 +13,25 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from . import metadata
+from posterity._model import metadata
+
 from ._format.codec import check_codec
 from ._format.layout import layout_of
+from ._model.file_names import DEFAULT_FMT, JOURNAL, aside_name, file_name, filling_name
+from ._model.metadata import Metadata
+from ._model.options import Options
+from ._model.policy import Action, DropFiles, PublishFile, RewriteFile, StoreBurn, StoreMetadata, WriteEpochs
+from ._model.registry import Registry, Series, describe, reset
 from ._system.disk import Disk
 from .catalog import Catalog
 from .chores import Chore, Chores
 from .errors import Damaged, ForeignFiles, RunExists
-from .file_names import DEFAULT_FMT, JOURNAL, aside_name, file_name, filling_name
 from .files import Change, Files
 from .journal import Journal
 from .lock import Lock
-from .metadata import Metadata
-from .options import Options
-from .policy import Action, DropFiles, PublishFile, RewriteFile, StoreBurn, StoreMetadata, WriteEpochs
 from .prepare import Held
 from .records import Annotated, Began, Burned, Grouped
 from .recovery import Found, find_run
-from .registry import Registry, Series, describe, reset
 
 logger = logging.getLogger("posterity.store")
 

@@ -14,9 +14,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from ._model.metadata import Parameter
 from .components import Floats, components_of, read_each
 from .errors import MissingExtra
-from .metadata import Parameter
 from .snapshot import Snapshot
 
 _FEWEST = 4  # samples in a chain, of which arviz-stats says nothing

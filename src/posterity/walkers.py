@@ -11,12 +11,12 @@ from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 
+from ._model.metadata import Metadata
+from ._model.options import parse_options
 from ._system.arrays import Array
 from .backend import DefaultBackend
 from .ensemble import Blobs, Ensemble, WalkersState, read_last, read_newest, read_steps
 from .epoch import EpochDict
-from .metadata import Metadata
-from .options import parse_options
 from .runfolder import ReadFolder
 from .service import Service
 from .snapshot import Snapshot

@@ -14,12 +14,12 @@ from typing import Any, ClassVar, TypeAlias, cast
 
 import numpy as np
 
+from ._model.file_names import JOURNAL
+from ._model.metadata import Metadata
 from ._system.arrays import Array
 from .draws import Draws
 from .errors import MissingExtra
-from .file_names import JOURNAL
 from .followed_run import follow_run
-from .metadata import Metadata
 from .pinned_view import PinnedView
 from .variables import (
     CHAIN,

@@ -10,7 +10,10 @@ from importlib import import_module
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-MOVED: dict[str, str] = {}
+MOVED: dict[str, str] = {
+    "posterity.metadata": "posterity._model.metadata",
+    "posterity.states": "posterity._model.states",
+}
 
 
 class _MovedModules:

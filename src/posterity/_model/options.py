@@ -10,8 +10,9 @@ from typing import Any, Literal
 
 import msgspec
 
-from ._format.codec import DEFAULT_LEVEL, LEVELS, Codec, Packing, check_codec
-from .errors import UnknownOption
+from posterity._format.codec import DEFAULT_LEVEL, LEVELS, Codec, Packing, check_codec
+from posterity.errors import UnknownOption
+
 from .file_names import check_format
 from .metadata import Given, Parameter, check_attributes, check_chains, check_parameters, check_size
 

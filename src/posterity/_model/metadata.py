@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from .errors import Damaged
+from posterity.errors import Damaged
 
 CHAIN = "chain"
 MAX_BYTES = 1 << 24
