@@ -10,7 +10,8 @@ import threading
 import numpy as np
 import pytest
 
-from posterity import DefaultBackend, device
+from posterity import DefaultBackend
+from posterity._ingest import device
 from posterity._system.buffer_pool import Buffers
 
 pytest.importorskip("jax")

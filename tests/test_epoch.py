@@ -15,11 +15,11 @@ from posterity._format.flatten import restore
 from posterity._format.layout import layout_of
 from posterity._format.samples import cut_samples, sample_shapes
 from posterity._format.schema import encode_items
+from posterity._ingest.prepare import Held, prepare
 from posterity._system.buffer_pool import Buffers
 from posterity.epoch import Epoch, ToBackend
 from posterity.errors import EpochMismatch, NotStorable, UntrustedClass
 from posterity.load import named_class, to_epoch
-from posterity.prepare import Held, prepare
 
 
 def samples(nsamples=5, nchain=3, dim=2):
@@ -449,7 +449,7 @@ def test_no_name_is_our_own_class():
     [
         "os.system",
         "builtins.dict",
-        "posterity.prepare.Held",
+        "posterity._ingest.prepare.Held",
         "posterity.epoch.Epoch.to_backend",
         "posterity.epoch",
         "no.such.Class",

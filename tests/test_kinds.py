@@ -6,8 +6,8 @@ from hypothesis import given
 
 from posterity._format.flatten import flatten, restore
 from posterity._format.schema import encode_items
-from posterity.kinds import Kinds
-from posterity.prepare import prepare
+from posterity._ingest.prepare import prepare
+from posterity._ingest.template import Kinds
 from storable import EPOCHS, assert_same, to_memory
 
 

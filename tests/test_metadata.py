@@ -29,12 +29,12 @@ from posterity import (
     verify,
 )
 from posterity._format.file_reader import Reader
+from posterity._ingest.jexplore import described
 from posterity._model import metadata
 from posterity._model.file_names import JOURNAL
 from posterity._model.metadata import Given, begun, completed, continued, decode, encode
 from posterity._model.options import parse_options
 from posterity._system.disk import Disk
-from posterity.jexplore import described
 
 AB = (Parameter("a"), Parameter("b"))
 

@@ -10,7 +10,7 @@ def _no_recycling() -> None:
 
 
 def _no_references() -> None:
-    from posterity import prepare
+    from posterity._ingest import prepare
 
     prepare._must_copy = lambda _leaf, **_: True
 
@@ -64,7 +64,7 @@ def _no_templates() -> None:
 
 
 def _always_checked() -> None:
-    from posterity.kinds import Kinds
+    from posterity._ingest.template import Kinds
 
     Kinds.recognise = lambda _self, _data: None  # type: ignore[method-assign]
 

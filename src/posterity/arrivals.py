@@ -8,8 +8,8 @@ Down the stream: `ledger` asks, under its lock.
 
 from collections.abc import Mapping
 
+from ._ingest.prepare import Held
 from ._model.registry import Registry
-from .prepare import Held
 
 
 class Arrivals:

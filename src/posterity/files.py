@@ -22,6 +22,7 @@ from ._format.file_writer import EpochFile
 from ._format.frame import Stamp
 from ._format.layout import PACKED_VERSION, Layout, Region, layout_of, packed_layout
 from ._format.samples import cut_samples
+from ._ingest.prepare import Held
 from ._model.file_names import file_name, filling_name, rewrite_name
 from ._model.options import Options
 from ._model.policy import DropFiles, Part, PublishFile, WriteEpochs
@@ -32,7 +33,6 @@ from .catalog import Catalog, pack_sums
 from .chores import Chore
 from .errors import Damaged
 from .file_lookup import is_there, open_place
-from .prepare import Held
 from .records import AnyRecord, Described, Dropped, Passed, Place, Published, Rewritten, Stored
 
 logger = logging.getLogger("posterity.files")

@@ -17,6 +17,7 @@ from functools import partial
 from itertools import takewhile
 from typing import NamedTuple
 
+from ._ingest.prepare import Held, Prepared
 from ._model.metadata import begun, completed
 from ._model.options import Options
 from ._model.policy import Action, Demand, done, is_met, memory_floor, pending, plan, write_target
@@ -30,7 +31,6 @@ from .errors import BurnLowered, Closed, Forked, MailboxFull, PosterityError, Wr
 from .faults import Fault, Faults
 from .fit import Fit, Shapes
 from .pins import Pin, Pins
-from .prepare import Held, Prepared
 from .room import Room, Ticket
 from .shelf import Shelf
 from .store import Outcome

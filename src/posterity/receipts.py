@@ -4,9 +4,9 @@ import weakref
 from collections.abc import Callable, Generator
 from functools import partial
 
+from ._ingest.prepare import Held
 from .errors import Closed
 from .ledger import Ledger, not_stored
-from .prepare import Held
 
 
 class Promise:

@@ -19,6 +19,8 @@ from types import FrameType
 from ._format.layout import layout_of
 from ._format.samples import sample_shapes
 from ._format.single_file import read_epoch
+from ._ingest.prepare import Held, Prepared, prepare
+from ._ingest.template import Kinds
 from ._model.metadata import Metadata
 from ._model.options import Options
 from ._model.states import State
@@ -27,12 +29,10 @@ from ._system.disk import Disk
 from .catalog import Catalog
 from .errors import Closed, Forked, NotWritten
 from .fit import Shapes, check_described
-from .kinds import Kinds
 from .ledger import Ledger
 from .monitor import Monitor
 from .pinned_view import PinnedView
 from .pins import Pin
-from .prepare import Held, Prepared, prepare
 from .receipts import Receipt
 from .sigterm import flush_on_sigterm
 from .snapshot import Snapshot

@@ -5,9 +5,9 @@ epochs up, with no lock.
 """
 
 from ._format.layout import Layout, layout_of
+from ._ingest.prepare import Held
 from .catalog import Catalog
 from .errors import Damaged, PosterityError
-from .prepare import Held
 
 
 class Shelf:

@@ -11,12 +11,12 @@ from ._format.file_reader import Reader
 from ._format.layout import Layout, Region, layout_of
 from ._format.row_reader import Scratch
 from ._format.rows import Rows
+from ._ingest.prepare import Held
 from ._system.arrays import Array
 from ._system.disk import Disk
 from .catalog import Catalog
 from .errors import Damaged
 from .file_lookup import open_place
-from .prepare import Held
 from .records import Place
 from .shelf import Shelf
 

@@ -17,6 +17,7 @@ from posterity._model import metadata
 
 from ._format.codec import check_codec
 from ._format.layout import layout_of
+from ._ingest.prepare import Held
 from ._model.file_names import DEFAULT_FMT, JOURNAL, aside_name, file_name, filling_name
 from ._model.metadata import Metadata
 from ._model.options import Options
@@ -29,7 +30,6 @@ from .errors import Damaged, ForeignFiles, RunExists
 from .files import Change, Files
 from .journal import Journal
 from .lock import Lock
-from .prepare import Held
 from .records import Annotated, Began, Burned, Grouped
 from .recovery import Found, find_run
 

@@ -9,17 +9,18 @@ from typing import NamedTuple, cast
 
 import numpy as np
 
-from ._format.flatten import Leaf, flatten
-from ._format.layout import Layout
-from ._format.samples import is_sample
-from ._model.metadata import Metadata
-from ._system.arrays import Array
-from ._system.buffer_pool import Buffers
+from posterity._format.flatten import Leaf, flatten
+from posterity._format.layout import Layout
+from posterity._format.samples import is_sample
+from posterity._model.metadata import Metadata
+from posterity._system.arrays import Array
+from posterity._system.buffer_pool import Buffers
+from posterity.epoch import EpochDict, ToBackend
+from posterity.errors import EpochMismatch, NotStorable
+
 from .device import OnDevice, lies_on_device, take_over
-from .epoch import EpochDict, ToBackend
-from .errors import EpochMismatch, NotStorable
 from .jexplore import described, unfetched
-from .kinds import Kind, Kinds
+from .template import Kind, Kinds
 
 _SMALL = 1 << 16  # bytes; what is copied in less time than it takes to ask for room
 

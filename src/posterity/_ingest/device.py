@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from ._format.flatten import DeviceArray, Leaf
-from ._system.arrays import Array
-from ._system.buffer_pool import Buffers
+from posterity._format.flatten import DeviceArray, Leaf
+from posterity._system.arrays import Array
+from posterity._system.buffer_pool import Buffers
 
 SLAB_BYTES = 1 << 23
 _compiled: set[object] = set()  # the kinds of arrays that JAX can cut at once; like its cache, for the whole process

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ._model.metadata import Metadata, Parameter
+from posterity._model.metadata import Metadata, Parameter
 
 _KNOWN = {
     "ll": Parameter("ll", "log-likelihood", latex=r"\ln L"),

@@ -12,11 +12,11 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ._format.flatten import Item, Leaf, flatten_part
-from ._format.layout import Layout, layout_of
-from ._format.schema import encode_items
-from ._system.arrays import Array
-from .errors import NotStorable
+from posterity._format.flatten import Item, Leaf, flatten_part
+from posterity._format.layout import Layout, layout_of
+from posterity._format.schema import encode_items
+from posterity._system.arrays import Array
+from posterity.errors import NotStorable
 
 _MOST_KINDS = 4
 _ARRAY, _DICT, _SAME, _NUMBER, _OTHER = range(5)

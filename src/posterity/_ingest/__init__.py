@@ -1,0 +1,5 @@
+"""An epoch checked and owned, on its way in.
+
+`prepare` checks what a sampler hands over and takes it over. `template` recognises epochs that are built alike.
+`device` takes over, cuts and fetches arrays of JAX's. `jexplore` knows how to take its epochs without waiting.
+"""
