@@ -19,19 +19,10 @@ import msgspec
 import numpy as np
 import xxhash
 
-from posterity import (
-    DefaultBackend,
-    EpochMismatch,
-    NotWritten,
-    PosterityError,
-    WriteFailed,
-    journal,
-    open_run,
-    repair,
-    verify,
-)
+from posterity import DefaultBackend, EpochMismatch, NotWritten, PosterityError, WriteFailed, open_run, repair, verify
 from posterity._format.foreign_hdf5 import read_foreign_epoch
 from posterity._model.file_names import JOURNAL
+from posterity._store import journal
 
 MOST_S = 30  # for one file, on however busy a machine
 MOST_BYTES = 1 << 29  # more than what is used when it begins; a thread's stack and its arena count, too

@@ -13,12 +13,23 @@ from posterity._format.schema import encode_items
 from posterity._model.file_names import aside_name, filling_name, rewrite_name
 from posterity._model.metadata import Metadata
 from posterity._model.registry import Registry, Series, span_of
+from posterity._store.catalog import Catalog, pack_sums, replayed, unpack_sums
+from posterity._store.file_lookup import open_place
+from posterity._store.journal import decode, encode_batch, encode_header
+from posterity._store.records import (
+    Began,
+    Burned,
+    Described,
+    Dropped,
+    Grouped,
+    Passed,
+    Place,
+    Published,
+    Rewritten,
+    Stored,
+)
 from posterity._system.disk import Disk
-from posterity.catalog import Catalog, pack_sums, replayed, unpack_sums
 from posterity.errors import Damaged
-from posterity.file_lookup import open_place
-from posterity.journal import decode, encode_batch, encode_header
-from posterity.records import Began, Burned, Described, Dropped, Grouped, Passed, Place, Published, Rewritten, Stored
 
 RUN = b"0123456789abcdef"
 BEGAN = Began(RUN, 3, "epochs_%d.h5", 5, 4, 1e9)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from known import assert_same, epoch_dict, joined
-from posterity import Damaged, DefaultBackend, MissingExtra, NewerFormat, journal, open_run, read_epoch, repair, verify
+from posterity import Damaged, DefaultBackend, MissingExtra, NewerFormat, open_run, read_epoch, repair, verify
 from posterity._format import codec_trial
 from posterity._format.codec import Packing
 from posterity._format.file_reader import Reader
@@ -23,6 +23,7 @@ from posterity._format.layout import layout_of
 from posterity._format.schema import encode_items
 from posterity._model.file_names import JOURNAL
 from posterity._model.metadata import Metadata
+from posterity._store import journal
 from posterity._system.disk import Disk
 from smallchunks import small_chunks
 
@@ -199,7 +200,7 @@ def test_who_does_not_know_compression_is_told(tmp_path, monkeypatch, without_me
 def test_a_journal_goes_back_when_nothing_is_compressed_any_more(tmp_path, monkeypatch, without_metadata):
     """A new one has the version that what is in it needs."""
     write(tmp_path, EPOCHS, epochs_per_file=1, compression="gzip")
-    monkeypatch.setattr("posterity.store._is_long", lambda _: True)
+    monkeypatch.setattr("posterity._store.store._is_long", lambda _: True)
     with DefaultBackend(outdir=tmp_path, epochs_per_file=1) as backend:
         assert version_of(tmp_path / JOURNAL) == 2
         backend.ingest(EPOCHS[0])

@@ -9,9 +9,10 @@ import pytest
 
 from fixture_epochs import BURN, EPOCHS, METADATA, PACKED_EPOCHS
 from known import assert_same
-from posterity import Burned, DefaultBackend, Metadata, NewerFormat, journal, open_run, read_epoch, verify
+from posterity import Burned, DefaultBackend, Metadata, NewerFormat, open_run, read_epoch, verify
 from posterity._format.file_reader import Reader
 from posterity._model.file_names import JOURNAL
+from posterity._store import journal
 from posterity._system.disk import Disk
 
 FIXTURES = Path(__file__).parent / "fixtures"

@@ -7,12 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from posterity import journal
 from posterity._model.file_names import JOURNAL
-from posterity._system.disk import Disk
-from posterity.errors import Damaged, NewerFormat
-from posterity.journal import Journal, decode, encode_batch, encode_header
-from posterity.records import (
+from posterity._store import journal
+from posterity._store.journal import Journal, decode, encode_batch, encode_header
+from posterity._store.records import (
     Annotated,
     Began,
     Burned,
@@ -25,6 +23,8 @@ from posterity.records import (
     Rewritten,
     Stored,
 )
+from posterity._system.disk import Disk
+from posterity.errors import Damaged, NewerFormat
 
 BEGAN = Began(b"0123456789abcdef", 0, "epochs_%d.h5", 0, 0, 1e9)
 PLACE = Place(1, 0, 128, 0, 0, b"12345678")

@@ -12,11 +12,11 @@ import time
 import msgspec
 import pytest
 
-from posterity import lock as lock_module
 from posterity._model.file_names import LOCK
+from posterity._store import lock as lock_module
+from posterity._store.lock import Holder, Lock
 from posterity._system.disk import Disk
 from posterity.errors import RunLocked
-from posterity.lock import Holder, Lock
 
 
 @pytest.fixture
@@ -183,7 +183,7 @@ import os, signal, sys
 from pathlib import Path
 from posterity._system.disk import Disk
 from posterity.errors import RunLocked
-from posterity.lock import Lock
+from posterity._store.lock import Lock
 disk = Disk(Path(sys.argv[1]))
 disk.enter()
 lock = Lock(disk, "other.py:1")

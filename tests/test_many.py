@@ -12,9 +12,9 @@ from anyio.lowlevel import checkpoint
 from hanging import made_to_hang, seen
 from known import DIM, NCHAIN, epoch_dict, numbers, run_of
 from posterity import AsyncBackend, DefaultBackend, MailboxFull, State
+from posterity._store.lock import HEARTBEAT_S
 from posterity._system.disk import Disk
 from posterity._system.reader_threads import in_thread
-from posterity.lock import HEARTBEAT_S
 from posterity.service import Service
 from posterity.writer import Writer
 

@@ -15,25 +15,14 @@ from hypothesis import strategies as st
 
 import posterity
 from known import epoch_dict, run_of
-from posterity import (
-    Damaged,
-    DefaultBackend,
-    EpochMismatch,
-    Metadata,
-    Parameter,
-    journal,
-    open_run,
-    read_epoch,
-    records,
-    repair,
-    verify,
-)
+from posterity import Damaged, DefaultBackend, EpochMismatch, Metadata, Parameter, open_run, read_epoch, repair, verify
 from posterity._format.file_reader import Reader
 from posterity._ingest.jexplore import described
 from posterity._model import metadata
 from posterity._model.file_names import JOURNAL
 from posterity._model.metadata import Given, begun, completed, continued, decode, encode
 from posterity._model.options import parse_options
+from posterity._store import journal, records
 from posterity._system.disk import Disk
 
 AB = (Parameter("a"), Parameter("b"))
@@ -487,7 +476,7 @@ def test_repair_keeps_metadata(tmp_path, has_journal):
 def test_metadata_survive_compaction(tmp_path, monkeypatch):
     """A journal that is written anew says the same of the numbers."""
     given_metadata = write(tmp_path, **GIVEN)
-    monkeypatch.setattr("posterity.store._is_long", lambda _: True)
+    monkeypatch.setattr("posterity._store.store._is_long", lambda _: True)
     before = (tmp_path / JOURNAL).stat().st_ino
     with DefaultBackend(outdir=tmp_path) as backend:
         backend.ingest(epoch_dict(12, 3))

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 import mutated
-from posterity import Damaged, DefaultBackend, journal, open_run
+from posterity import Damaged, DefaultBackend, open_run
 from posterity._model.file_names import JOURNAL
-from posterity.records import Grouped, Stored
+from posterity._store import journal
+from posterity._store.records import Grouped, Stored
 
 KINDS = {"jexplore": 800, "ours": 400, "repacked": 400, "file": 300, "journal": 150, "forged journal": 200}
 

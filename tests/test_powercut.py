@@ -16,9 +16,9 @@ import pytest
 import xxhash
 from hypothesis import given, seed, settings
 
-from posterity import files, store
 from posterity._format import file_writer
 from posterity._model.metadata import decode
+from posterity._store import data_files, store
 from powercut import Killed, MemoryDisk, Sync, Write, power_cuts
 from smallchunks import small_chunks
 from synchronous import SynchronousRun, run_of
@@ -321,7 +321,7 @@ def thresholds(monkeypatch):
     What recovery says isn't of interest here.
     """
     monkeypatch.setattr(file_writer, "_WORTH_PUSHING", NO_SLABS)  # workloads change it
-    monkeypatch.setattr(files, "_MOST_OPEN", MOST_OPEN)
+    monkeypatch.setattr(data_files, "_MOST_OPEN", MOST_OPEN)
     logging.getLogger("posterity").setLevel(logging.CRITICAL)
     monkeypatch.setattr(store, "_is_long", lambda catalog: catalog.nrecords > 7 + 2 * len(catalog.places))
     with small_chunks(target=4000, worth_writing=2000):

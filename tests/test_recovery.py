@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import storable
-from posterity import DefaultBackend, journal
+from posterity import DefaultBackend
 from posterity._format.file_header import FileHead
 from posterity._format.file_writer import EpochFile
 from posterity._format.flatten import flatten
@@ -19,13 +19,25 @@ from posterity._format.schema import encode_items
 from posterity._model.file_names import JOURNAL, NEW_JOURNAL
 from posterity._model.options import Options
 from posterity._model.registry import span_of
-from posterity.catalog import Catalog, pack_sums
-from posterity.chores import Chore, Chores
+from posterity._store import journal
+from posterity._store.catalog import Catalog, pack_sums
+from posterity._store.file_lookup import open_place
+from posterity._store.journal import Journal
+from posterity._store.name_changes import Chore, Chores
+from posterity._store.records import (
+    Began,
+    Burned,
+    Described,
+    Dropped,
+    Grouped,
+    Passed,
+    Place,
+    Published,
+    Rewritten,
+    Stored,
+)
+from posterity._store.recovery import find_run
 from posterity.errors import Damaged, ForeignFiles
-from posterity.file_lookup import open_place
-from posterity.journal import Journal
-from posterity.records import Began, Burned, Described, Dropped, Grouped, Passed, Place, Published, Rewritten, Stored
-from posterity.recovery import find_run
 
 RUN = b"0123456789abcdef"
 SAMPLES = 10  # in each epoch

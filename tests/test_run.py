@@ -21,11 +21,11 @@ from posterity._format.flatten import flatten
 from posterity._format.schema import encode_items
 from posterity._model.file_names import JOURNAL
 from posterity._model.registry import admit
+from posterity._store.catalog import pack_sums, replayed
+from posterity._store.journal import Follower, Journal, decode
+from posterity._store.records import Began, Burned, Described, Grouped, Passed, Place, Rewritten, Stored
 from posterity._system.disk import Disk
-from posterity.catalog import pack_sums, replayed
 from posterity.followed_run import FollowedRun
-from posterity.journal import Follower, Journal, decode
-from posterity.records import Began, Burned, Described, Grouped, Passed, Place, Rewritten, Stored
 from posterity.run import Run, Watch
 
 NSAMPLES = 10

@@ -44,9 +44,9 @@ def _no_early_writeback() -> None:
 
 
 def _one_by_one() -> None:
-    from posterity import files
+    from posterity._store import data_files
 
-    files.most_together = lambda _layout: 0
+    data_files.most_together = lambda _layout: 0
 
 
 def _no_templates() -> None:
@@ -70,9 +70,9 @@ def _always_checked() -> None:
 
 
 def _synced_one_by_one() -> None:
-    from posterity import files
+    from posterity._store import data_files
 
-    files._MOST_OPEN = 1
+    data_files._MOST_OPEN = 1
 
 
 OPTIMISATIONS: dict[str, Callable[[], None]] = {

@@ -9,7 +9,7 @@ from pathlib import Path
 import test_killed_sampler
 import test_powercut
 import test_readers_elsewhere
-from posterity import files, store
+from posterity._store import data_files, store
 
 Case = tuple[str, Callable[[], object]]
 NKILLS = 5
@@ -18,7 +18,7 @@ NKILLS = 5
 def power_cuts(folder: Path, seconds: float) -> Iterator[Case]:  # noqa: ARG001  # its disk is in memory
     """States that a power cut may leave in random workloads."""
     store._is_long = lambda catalog: catalog.nrecords > 6 + 2 * len(catalog.places)  # noqa: SLF001
-    files._MOST_OPEN = test_powercut.MOST_OPEN  # noqa: SLF001
+    data_files._MOST_OPEN = test_powercut.MOST_OPEN  # noqa: SLF001
     end = time.monotonic() + seconds
     seed = random.randrange(1 << 30)
     while time.monotonic() < end:

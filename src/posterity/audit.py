@@ -10,15 +10,16 @@ from pathlib import Path
 
 import msgspec
 
-from . import journal
+from posterity._store import journal
+
 from ._format.file_reader import Reader
 from ._format.frame import Stamp
 from ._model.file_names import DEFAULT_FMT, JOURNAL, candidates, file_name, numbered
+from ._store.catalog import Catalog, replayed
+from ._store.file_lookup import open_place
+from ._store.records import Place
 from ._system.disk import Disk
-from .catalog import Catalog, replayed
 from .errors import Damaged
-from .file_lookup import open_place
-from .records import Place
 
 
 class Problem(msgspec.Struct, frozen=True):

@@ -12,12 +12,13 @@ from typing import Any
 
 import msgspec
 
-from . import journal
+from posterity._store import journal
+
+from ._store.catalog import replayed
+from ._store.journal import Journal
+from ._store.lock import Lock
 from ._system.disk import Disk
 from .backend import DefaultBackend
-from .catalog import replayed
-from .journal import Journal
-from .lock import Lock
 from .runinfo import run_info
 
 

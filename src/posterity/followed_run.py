@@ -16,12 +16,12 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from ._store.catalog import Catalog, replayed
+from ._store.epoch_locations import Shelf
+from ._store.journal import Follower
 from ._system.disk import Disk
-from .catalog import Catalog, replayed
 from .errors import Closed, PosterityError, SnapshotExpired
-from .journal import Follower
 from .pinned_view import PinnedView
-from .shelf import Shelf
 
 LOOK_EVERY_S = 0.2
 

@@ -18,12 +18,12 @@ from ._format.layout import Layout
 from ._format.row_reader import LONG_ROW, Scratch
 from ._format.rows import Rows, rows_of, shares_of
 from ._model.registry import Registry
+from ._store.epoch_locations import Shelf
 from ._system.arrays import Array
 from ._system.disk import Disk
 from ._system.parallel import MOST_HELPERS, count_cores, share_out
 from .errors import Damaged
 from .selection import Mask, Piece, chosen_chains
-from .shelf import Shelf
 from .sources import MOST_OPEN, Shelves, Source
 
 Dtype: TypeAlias = np.dtype[np.generic]

@@ -23,17 +23,17 @@ from ._model.options import Options
 from ._model.policy import Action, Demand, done, is_met, memory_floor, pending, plan, write_target
 from ._model.registry import Registry, admit, describe, raise_burn, reset, start_series
 from ._model.states import Event, State, after
+from ._store.catalog import Catalog
+from ._store.epoch_locations import Shelf
+from ._store.store import Outcome
 from ._system.disk import is_full
 from .arrivals import Arrivals
 from .bells import Bell, Bells
-from .catalog import Catalog
 from .errors import BurnLowered, Closed, Forked, MailboxFull, PosterityError, WriteFailed
 from .faults import Fault, Faults
 from .fit import Fit, Shapes
 from .pins import Pin, Pins
 from .room import Room, Ticket
-from .shelf import Shelf
-from .store import Outcome
 
 
 class View(NamedTuple):

@@ -11,12 +11,12 @@ from types import MappingProxyType
 from typing import Self
 
 from ._model.registry import Registry
+from ._store.epoch_locations import Shelf
 from ._system.arrays import Array
 from ._system.disk import Disk
 from .errors import Closed
 from .gathering import Gathering
 from .selection import Mask, pieces_from
-from .shelf import Shelf
 from .sources import Shelves
 
 

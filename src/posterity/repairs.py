@@ -9,15 +9,16 @@ from pathlib import Path
 
 import msgspec
 
-from . import journal
+from posterity._store import journal
+
 from ._model.file_names import DEFAULT_FMT, JOURNAL, candidates, numbered, set_aside_name
+from ._store.catalog import Catalog, replayed
+from ._store.journal import Journal
+from ._store.lock import Lock
+from ._store.rebuild import Source, catalog_from_files, head_of, newest
+from ._store.records import Began, Burned
 from ._system.disk import Disk
-from .catalog import Catalog, replayed
 from .errors import Damaged
-from .journal import Journal
-from .lock import Lock
-from .rebuild import Source, catalog_from_files, head_of, newest
-from .records import Began, Burned
 
 
 class Repairs(msgspec.Struct, frozen=True):

@@ -10,14 +10,15 @@ from pathlib import Path
 
 import msgspec
 
-from . import journal
+from posterity._store import journal
+
 from ._format.layout import layout_of
 from ._format.samples import sample_shapes
 from ._model.file_names import JOURNAL, file_name
 from ._model.metadata import Metadata
+from ._store.catalog import Catalog, replayed
+from ._store.lock import writer_of
 from ._system.disk import Disk
-from .catalog import Catalog, replayed
-from .lock import writer_of
 
 
 class Name(msgspec.Struct, frozen=True):

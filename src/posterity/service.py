@@ -24,9 +24,10 @@ from ._ingest.template import Kinds
 from ._model.metadata import Metadata
 from ._model.options import Options
 from ._model.states import State
+from ._store.catalog import Catalog
+from ._store.store import Store
 from ._system.buffer_pool import Buffers
 from ._system.disk import Disk
-from .catalog import Catalog
 from .errors import Closed, Forked, NotWritten
 from .fit import Shapes, check_described
 from .ledger import Ledger
@@ -37,7 +38,6 @@ from .receipts import Receipt
 from .sigterm import flush_on_sigterm
 from .snapshot import Snapshot
 from .status import Meter, Status
-from .store import Store
 from .writer import Writer
 
 logger = logging.getLogger("posterity.service")

@@ -12,13 +12,13 @@ from ._format.layout import Layout, Region, layout_of
 from ._format.row_reader import Scratch
 from ._format.rows import Rows
 from ._ingest.prepare import Held
+from ._store.catalog import Catalog
+from ._store.epoch_locations import Shelf
+from ._store.file_lookup import open_place
+from ._store.records import Place
 from ._system.arrays import Array
 from ._system.disk import Disk
-from .catalog import Catalog
 from .errors import Damaged
-from .file_lookup import open_place
-from .records import Place
-from .shelf import Shelf
 
 
 class Source:

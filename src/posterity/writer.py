@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING
 import anyio
 
 from ._model.states import State
+from ._store.lock import HEARTBEAT_S
+from ._store.store import Outcome, Store
 from ._system.buffer_pool import Buffers
 from ._system.process_end import EndListener, report_lost, tell_no_more, tell_when_process_ends
 from ._system.threads import IoThread, OurThread
 from .fetcher import Fetcher
 from .ledger import Ledger, Work
-from .lock import HEARTBEAT_S
-from .store import Outcome, Store
 
 if TYPE_CHECKING:
     import asyncio

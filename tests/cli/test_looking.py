@@ -12,7 +12,7 @@ import pytest
 from runs import NCHAIN, write_run
 
 from posterity import DefaultBackend, EpochInfo, RunInfo, find_runs, run_info
-from posterity.lock import Holder
+from posterity._store.lock import Holder
 
 
 def test_info_tells_what_a_run_is(cli, run):

@@ -10,8 +10,8 @@ from drivers import flushed
 
 from known import Bare, Walk, assert_same, epoch_dict, joined, numbers, run_of
 from posterity import Closed, Epoch, EpochMismatch, MailboxFull, NotStorable, PosterityError, State
+from posterity._store.store import Store
 from posterity._system.buffer_pool import Buffers
-from posterity.store import Store
 
 RUN = run_of([4, 3, 5])
 QUICK = {"retry_after_s": 0.01, "retry_at_most_s": 0.01}

@@ -14,25 +14,26 @@ from functools import partial
 from itertools import groupby
 from typing import NamedTuple
 
-from ._format.batch_encoder import WORTH_IT, most_together
-from ._format.codec_trial import can_choose, choose
-from ._format.file_header import FileHead
-from ._format.file_reader import Reader
-from ._format.file_writer import EpochFile
-from ._format.frame import Stamp
-from ._format.layout import PACKED_VERSION, Layout, Region, layout_of, packed_layout
-from ._format.samples import cut_samples
-from ._ingest.prepare import Held
-from ._model.file_names import file_name, filling_name, rewrite_name
-from ._model.options import Options
-from ._model.policy import DropFiles, Part, PublishFile, WriteEpochs
-from ._model.registry import Entry, FileSpan
-from ._system.arrays import Array
-from ._system.disk import Disk, is_full
+from posterity._format.batch_encoder import WORTH_IT, most_together
+from posterity._format.codec_trial import can_choose, choose
+from posterity._format.file_header import FileHead
+from posterity._format.file_reader import Reader
+from posterity._format.file_writer import EpochFile
+from posterity._format.frame import Stamp
+from posterity._format.layout import PACKED_VERSION, Layout, Region, layout_of, packed_layout
+from posterity._format.samples import cut_samples
+from posterity._ingest.prepare import Held
+from posterity._model.file_names import file_name, filling_name, rewrite_name
+from posterity._model.options import Options
+from posterity._model.policy import DropFiles, Part, PublishFile, WriteEpochs
+from posterity._model.registry import Entry, FileSpan
+from posterity._system.arrays import Array
+from posterity._system.disk import Disk, is_full
+from posterity.errors import Damaged
+
 from .catalog import Catalog, pack_sums
-from .chores import Chore
-from .errors import Damaged
 from .file_lookup import is_there, open_place
+from .name_changes import Chore
 from .records import AnyRecord, Described, Dropped, Passed, Place, Published, Rewritten, Stored
 
 logger = logging.getLogger("posterity.files")

@@ -8,9 +8,9 @@ from collections.abc import Iterable
 
 import msgspec
 
-from ._format.file_reader import Reader
-from ._system.disk import Disk
-from .errors import ForeignFiles
+from posterity._format.file_reader import Reader
+from posterity._system.disk import Disk
+from posterity.errors import ForeignFiles
 
 
 class Chore(msgspec.Struct, frozen=True):

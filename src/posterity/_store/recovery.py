@@ -9,16 +9,25 @@ Up the stream: `journal`, `epochfile`. Down the stream: `store`.
 import logging
 from typing import NamedTuple
 
+from posterity._format.file_header import FileHead
+from posterity._format.file_reader import Reader
+from posterity._model.file_names import (
+    DEFAULT_FMT,
+    NEW_JOURNAL,
+    file_name,
+    filling_name,
+    hidden,
+    numbered,
+    rewrite_name,
+)
+from posterity._model.options import Options
+from posterity._system.disk import Disk
+from posterity.errors import ForeignFiles
+
 from . import journal
-from ._format.file_header import FileHead
-from ._format.file_reader import Reader
-from ._model.file_names import DEFAULT_FMT, NEW_JOURNAL, file_name, filling_name, hidden, numbered, rewrite_name
-from ._model.options import Options
-from ._system.disk import Disk
 from .catalog import Catalog, replayed
-from .chores import Chore
-from .errors import ForeignFiles
 from .file_lookup import is_there
+from .name_changes import Chore
 from .rebuild import head_of, rebuilt, stored_records, take_in_rewritten
 from .records import Grouped, Published
 

@@ -8,13 +8,14 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from ._format.file_header import FileHead
-from ._format.file_reader import Reader
-from ._format.frame import Frame
-from ._model.file_names import candidates
-from ._system.disk import Disk
+from posterity._format.file_header import FileHead
+from posterity._format.file_reader import Reader
+from posterity._format.frame import Frame
+from posterity._model.file_names import candidates
+from posterity._system.disk import Disk
+from posterity.errors import Damaged, ForeignFiles
+
 from .catalog import Catalog, pack_sums
-from .errors import Damaged, ForeignFiles
 from .records import (
     Annotated,
     AnyRecord,

@@ -5,11 +5,12 @@ Up the stream: `catalog` says which one it is. Down the stream: all that reads e
 
 import errno
 
-from ._format.file_header import FileHead
-from ._format.file_reader import Reader
-from ._model.file_names import file_name
-from ._model.registry import FileSpan
-from ._system.disk import Disk
+from posterity._format.file_header import FileHead
+from posterity._format.file_reader import Reader
+from posterity._model.file_names import file_name
+from posterity._model.registry import FileSpan
+from posterity._system.disk import Disk
+
 from .catalog import Catalog, pack_sums
 from .records import Began, Place
 

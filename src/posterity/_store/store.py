@@ -13,23 +13,23 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from posterity._format.codec import check_codec
+from posterity._format.layout import layout_of
+from posterity._ingest.prepare import Held
 from posterity._model import metadata
+from posterity._model.file_names import DEFAULT_FMT, JOURNAL, aside_name, file_name, filling_name
+from posterity._model.metadata import Metadata
+from posterity._model.options import Options
+from posterity._model.policy import Action, DropFiles, PublishFile, RewriteFile, StoreBurn, StoreMetadata, WriteEpochs
+from posterity._model.registry import Registry, Series, describe, reset
+from posterity._system.disk import Disk
+from posterity.errors import Damaged, ForeignFiles, RunExists
 
-from ._format.codec import check_codec
-from ._format.layout import layout_of
-from ._ingest.prepare import Held
-from ._model.file_names import DEFAULT_FMT, JOURNAL, aside_name, file_name, filling_name
-from ._model.metadata import Metadata
-from ._model.options import Options
-from ._model.policy import Action, DropFiles, PublishFile, RewriteFile, StoreBurn, StoreMetadata, WriteEpochs
-from ._model.registry import Registry, Series, describe, reset
-from ._system.disk import Disk
 from .catalog import Catalog
-from .chores import Chore, Chores
-from .errors import Damaged, ForeignFiles, RunExists
-from .files import Change, Files
+from .data_files import Change, Files
 from .journal import Journal
 from .lock import Lock
+from .name_changes import Chore, Chores
 from .records import Annotated, Began, Burned, Grouped
 from .recovery import Found, find_run
 

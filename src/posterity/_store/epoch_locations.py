@@ -4,10 +4,11 @@ Up the stream: `ledger` keeps one up for the writer's process, `run` one for oth
 epochs up, with no lock.
 """
 
-from ._format.layout import Layout, layout_of
-from ._ingest.prepare import Held
+from posterity._format.layout import Layout, layout_of
+from posterity._ingest.prepare import Held
+from posterity.errors import Damaged, PosterityError
+
 from .catalog import Catalog
-from .errors import Damaged, PosterityError
 
 
 class Shelf:

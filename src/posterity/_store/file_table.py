@@ -8,8 +8,9 @@ Up the stream: `journal` decodes records, and looks at each number. Down the str
 
 from collections.abc import Sequence
 
-from ._model.registry import FileSpan, Series, span_of
-from .errors import Damaged
+from posterity._model.registry import FileSpan, Series, span_of
+from posterity.errors import Damaged
+
 from .records import Grouped, Place, Published, Rewritten
 
 

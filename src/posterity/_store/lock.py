@@ -19,9 +19,9 @@ from typing import Annotated
 
 import msgspec
 
-from ._model.file_names import LOCK
-from ._system.disk import Disk
-from .errors import RunLocked
+from posterity._model.file_names import LOCK
+from posterity._system.disk import Disk
+from posterity.errors import RunLocked
 
 try:
     import fcntl

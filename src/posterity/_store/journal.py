@@ -16,10 +16,11 @@ from collections.abc import Sequence
 import msgspec
 import xxhash
 
-from ._format.schema import is_packed
-from ._model.file_names import JOURNAL, NEW_JOURNAL
-from ._system.disk import Disk
-from .errors import Damaged, NewerFormat
+from posterity._format.schema import is_packed
+from posterity._model.file_names import JOURNAL, NEW_JOURNAL
+from posterity._system.disk import Disk
+from posterity.errors import Damaged, NewerFormat
+
 from .records import Annotated, AnyRecord, Described, Record
 
 VERSION = 3

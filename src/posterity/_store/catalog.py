@@ -12,13 +12,14 @@ from typing import cast
 
 import msgspec
 
-from ._format.layout import Region, layout_of
-from ._format.schema import is_packed
-from ._model.file_names import aside_name, check_format, file_name, filling_name, rewrite_name
-from ._model.metadata import Metadata, decode, encode
-from ._model.registry import Entry, Log, Registry, Series, next_entry
-from .claims import Claims
-from .errors import Damaged
+from posterity._format.layout import Region, layout_of
+from posterity._format.schema import is_packed
+from posterity._model.file_names import aside_name, check_format, file_name, filling_name, rewrite_name
+from posterity._model.metadata import Metadata, decode, encode
+from posterity._model.registry import Entry, Log, Registry, Series, next_entry
+from posterity.errors import Damaged
+
+from .file_table import Claims
 from .records import (
     Annotated,
     AnyRecord,
