@@ -189,7 +189,7 @@ def test_closing_does_not_wait_for_a_long_diagnosis(tmp_path, monkeypatch):
     with DefaultBackend(outdir=tmp_path) as backend:
         for i in range(200):
             backend.ingest(epoch(i))
-    monkeypatch.setattr("posterity.diagnosis._PIECE_BYTES", 1)
+    monkeypatch.setattr("posterity._convergence.diagnosis._PIECE_BYTES", 1)
     read, begun = Snapshot._read_samples, threading.Event()
 
     def slowly(self, start, most, names):
@@ -210,7 +210,7 @@ def test_a_long_diagnosis_is_told_in_parts(tmp_path, monkeypatch):
     with DefaultBackend(outdir=tmp_path) as backend:
         for i in range(20):
             backend.ingest(epoch(i))
-    monkeypatch.setattr("posterity.diagnosis._PIECE_BYTES", 1)
+    monkeypatch.setattr("posterity._convergence.diagnosis._PIECE_BYTES", 1)
     monkeypatch.setattr("posterity.monitor._AT_A_TIME_S", 1e-3)
     diagnose, told = Snapshot.diagnose, []
 
@@ -370,7 +370,7 @@ def test_a_diagnosis_of_nothing_is_refused(wrong):
 
 def test_who_was_interrupted_begins_anew(tmp_path, monkeypatch):
     """A Ctrl-C while samples are taken in leaves no half of them."""
-    from posterity.diagnostics import Chains
+    from posterity._convergence.diagnostics import Chains
 
     diagnosis, add = Diagnosis(["p", "q"]), Chains.add
     with DefaultBackend(outdir=tmp_path) as backend:

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from scipy.signal import lfilter
 
 from posterity import Diagnostics, Stop
-from posterity.blocks import Blocks, Moments, moments_of
-from posterity.diagnostics import Chains
+from posterity._convergence.block_moments import Blocks, Moments, moments_of
+from posterity._convergence.diagnostics import Chains
 
 AXES = {"chain_axis": 0, "draw_axis": 2}
 EXACT = {"rtol": 1e-10, "atol": 0}
@@ -51,8 +51,8 @@ def ensemble(nwalkers, dim, n):
 @pytest.fixture
 def few_blocks(monkeypatch):
     """Blocks are joined after some dozens of samples."""
-    monkeypatch.setattr("posterity.diagnostics._LEAST_BLOCKS", 8)
-    monkeypatch.setattr("posterity.diagnostics._MEANS_IN_ALL", 16)
+    monkeypatch.setattr("posterity._convergence.diagnostics._LEAST_BLOCKS", 8)
+    monkeypatch.setattr("posterity._convergence.diagnostics._MEANS_IN_ALL", 16)
 
 
 def chains_of(samples, lengths=(), first=0):

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from ._system.old_pickles import find_moved as _find_moved
 
 if TYPE_CHECKING:
+    from ._convergence.diagnosis import Diagnosis
+    from ._convergence.diagnostics import Diagnostics, Stop
     from ._format.single_file import read_epoch
     from ._model.metadata import Metadata, Parameter
     from ._model.states import State
@@ -19,8 +21,6 @@ if TYPE_CHECKING:
     from .audit import Findings, Problem, verify
     from .backend import DefaultBackend
     from .compaction import Compaction, compact
-    from .diagnosis import Diagnosis
-    from .diagnostics import Diagnostics, Stop
     from .epoch import Epoch
     from .errors import (
         Burned,
@@ -122,8 +122,8 @@ _MODULES = {
     "audit": ["Findings", "Problem", "verify"],
     "backend": ["DefaultBackend"],
     "compaction": ["Compaction", "compact"],
-    "diagnosis": ["Diagnosis"],
-    "diagnostics": ["Diagnostics", "Stop"],
+    "_convergence.diagnosis": ["Diagnosis"],
+    "_convergence.diagnostics": ["Diagnostics", "Stop"],
     "epoch": ["Epoch"],
     "errors": [
         "BurnLowered",

@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 from anyio.lowlevel import checkpoint
 
+from ._convergence.diagnosis import Diagnosis
 from ._model.metadata import Metadata
 from ._model.options import Options, parse_options
 from ._system.arrays import Array
@@ -23,7 +24,6 @@ from ._system.event_loop import Loop, is_in_loop
 from ._system.reader_threads import Readers, in_thread
 from .aioreads import AsyncReads
 from .async_snapshot import AsyncSnapshot
-from .diagnosis import Diagnosis
 from .epoch import EpochDict
 from .errors import Closed
 from .receipts import Receipt

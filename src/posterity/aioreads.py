@@ -11,13 +11,13 @@ import anyio
 import anyio.to_thread
 from anyio.lowlevel import checkpoint
 
+from ._convergence.diagnosis import LOOK_EVERY_S, Diagnosis
+from ._convergence.diagnostics import Diagnostics, Stop
 from ._format.single_file import read_epoch
 from ._model.metadata import Metadata
 from ._system.arrays import Array
 from ._system.reader_threads import Readers
 from .async_snapshot import AskedSnapshot, AsyncSnapshot
-from .diagnosis import LOOK_EVERY_S, Diagnosis
-from .diagnostics import Diagnostics, Stop
 from .epoch import EpochDict
 from .errors import Closed
 from .load import to_epoch

@@ -10,9 +10,9 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from ._convergence.diagnosis import Diagnosis
 from ._model.metadata import Metadata
 from ._model.options import parse_options
-from .diagnosis import Diagnosis
 from .epoch import EpochDict
 from .errors import Closed
 from .reads import Reads

@@ -12,10 +12,10 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 
+from ._convergence.diagnosis import Diagnosis
+from ._convergence.diagnostics import Diagnostics
 from ._system.threads import OurThread
 from .bells import Bell
-from .diagnosis import Diagnosis
-from .diagnostics import Diagnostics
 from .errors import Closed
 from .ledger import Ledger
 from .snapshot import Snapshot

@@ -11,10 +11,10 @@ from typing import Any
 
 import msgspec
 
+from ._convergence.diagnosis import Diagnosis
+from ._convergence.diagnostics import Diagnostics
 from ._model.registry import Registry
 from ._system.disk import Disk
-from .diagnosis import Diagnosis
-from .diagnostics import Diagnostics
 from .errors import SnapshotExpired
 from .run import Run, open_run
 from .runinfo import RunWriter, last_change, run_writer

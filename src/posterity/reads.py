@@ -8,11 +8,11 @@ import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from ._convergence.diagnosis import LOOK_EVERY_S, Diagnosis
+from ._convergence.diagnostics import Diagnostics, Stop
 from ._format.single_file import read_epoch
 from ._model.metadata import Metadata
 from ._system.arrays import Array
-from .diagnosis import LOOK_EVERY_S, Diagnosis
-from .diagnostics import Diagnostics, Stop
 from .epoch import EpochDict
 from .errors import Closed
 from .load import to_epoch

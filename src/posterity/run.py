@@ -8,8 +8,8 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
+from ._convergence.diagnosis import Diagnosis
 from ._model.metadata import Metadata
-from .diagnosis import Diagnosis
 from .errors import Closed, SnapshotExpired
 from .followed_run import LOOK_EVERY_S, FollowedRun, Seen, follow_run
 from .reads import Reads

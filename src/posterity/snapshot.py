@@ -12,6 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
 
+from ._convergence.diagnosis import Diagnosis
+from ._convergence.diagnostics import Diagnostics
 from ._format.flatten import restore
 from ._format.layout import Layout
 from ._format.samples import sample_shapes
@@ -19,8 +21,6 @@ from ._format.single_file import save_epochs
 from ._model.metadata import Metadata
 from ._model.registry import Entry, Registry
 from ._system.arrays import Array
-from .diagnosis import Diagnosis
-from .diagnostics import Diagnostics
 from .epoch import EpochDict
 from .errors import Burned
 from .load import to_epoch

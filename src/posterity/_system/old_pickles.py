@@ -11,6 +11,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 MOVED: dict[str, str] = {
+    "posterity.diagnostics": "posterity._convergence.diagnostics",
     "posterity.metadata": "posterity._model.metadata",
     "posterity.states": "posterity._model.states",
 }

@@ -13,7 +13,7 @@ from .terminal import console, count, duration, facts_table, moment, print_json_
 from .words import RunFolder
 
 if TYPE_CHECKING:
-    from posterity.diagnostics import Diagnostics
+    from posterity._convergence.diagnostics import Diagnostics
     from posterity.pulse import Pulse
 
 
@@ -53,8 +53,8 @@ def tail(
     Ctrl-C ends it. R-hat and ESS are the worst of all parameters. What is seen is what is on disk. How many epochs are
     queued is known in the writer's process alone; how long ago something was written is told here.
     """
-    from posterity.diagnosis import Diagnosis
-    from posterity.diagnostics import Stop
+    from posterity._convergence.diagnosis import Diagnosis
+    from posterity._convergence.diagnostics import Stop
     from posterity.pulse import follow
 
     is_asked = rhat is not None or ess is not None

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import msgspec
 import numpy as np
 
-from .blocks import Blocks, Floats, Moments
+from .block_moments import Blocks, Floats, Moments
 
 if TYPE_CHECKING:
     import numpy.typing as npt
