@@ -29,7 +29,14 @@ from posterity.ledger import Ledger
 from posterity.service import Service
 
 PACKAGE = str(Path(posterity.__file__).parent)
-FACE_MODULES = ("aio", "aioreads", "async_snapshot", "_system/event_loop", "_system/reader_threads", "waiting")
+FACE_MODULES = (
+    "aio",
+    "_reading/async_reads",
+    "_reading/async_snapshot",
+    "_system/event_loop",
+    "_system/reader_threads",
+    "waiting",
+)
 FACE = {f"{PACKAGE}/{name}.py" for name in FACE_MODULES}
 
 # Giving a descriptor back that was only read from waits for nothing, and finalisers do it.

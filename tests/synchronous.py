@@ -8,12 +8,12 @@ import numpy as np
 from posterity._ingest.prepare import prepare
 from posterity._model.options import parse_options
 from posterity._model.states import State
+from posterity._reading.pinned_view import PinnedView
+from posterity._reading.snapshot import Snapshot
 from posterity._store.store import Store
 from posterity._system.buffer_pool import Buffers
 from posterity.ledger import Ledger
-from posterity.pinned_view import PinnedView
 from posterity.service import _shapes_of
-from posterity.snapshot import Snapshot
 
 
 class SynchronousRun:

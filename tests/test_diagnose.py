@@ -14,9 +14,9 @@ import pytest
 from arviz_stats.base import array_stats
 
 from posterity import AsyncBackend, Closed, DefaultBackend, Diagnosis, SnapshotExpired, Stop, open_run
+from posterity._reading.snapshot import Snapshot
 from posterity.bells import Bell
 from posterity.emcee import EmceeBackend
-from posterity.snapshot import Snapshot
 
 N = 50
 NEVER = Stop(ess=1e9)

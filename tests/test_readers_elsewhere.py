@@ -16,8 +16,8 @@ import pytest
 import elsewhere
 from elsewhere import CALLS, check_answer, check_registry, epoch, is_refused, numbers, question, say
 from posterity import DefaultBackend, SnapshotExpired, open_run
+from posterity._reading.run import Run
 from posterity._system.disk import Disk
-from posterity.run import Run
 
 SCRIPT = Path(elsewhere.__file__)
 NOBODY = 65534

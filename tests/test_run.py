@@ -21,12 +21,12 @@ from posterity._format.flatten import flatten
 from posterity._format.schema import encode_items
 from posterity._model.file_names import JOURNAL
 from posterity._model.registry import admit
+from posterity._reading.followed_run import FollowedRun
+from posterity._reading.run import Run, Watch
 from posterity._store.catalog import pack_sums, replayed
 from posterity._store.journal import Follower, Journal, decode
 from posterity._store.records import Began, Burned, Described, Grouped, Passed, Place, Rewritten, Stored
 from posterity._system.disk import Disk
-from posterity.followed_run import FollowedRun
-from posterity.run import Run, Watch
 
 NSAMPLES = 10
 
@@ -232,7 +232,7 @@ def test_who_comes_first_can_wait(outdir, monkeypatch):
         waits.set()
         time.sleep(seconds)
 
-    monkeypatch.setattr("posterity.followed_run.time", SimpleNamespace(monotonic=time.monotonic, sleep=sleep))
+    monkeypatch.setattr("posterity._reading.followed_run.time", SimpleNamespace(monotonic=time.monotonic, sleep=sleep))
     opened = []
     opening = threading.Thread(target=lambda: opened.append(open_run(outdir, wait_s=50)))
     opening.start()
@@ -573,7 +573,7 @@ def test_the_first_update_comes_at_once(run):
 def test_who_is_slow_waits_no_longer(run, monkeypatch):
     """The next look is due so long after the last one, however long the reader took over what it saw."""
     now = [100.0]
-    monkeypatch.setattr("posterity.run.time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr("posterity._reading.run.time", SimpleNamespace(monotonic=lambda: now[0]))
     watch = Watch(run, 1, every_s=10)
     pauses = [watch.pause_s()]
     watch.look()

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from posterity._model.registry import Registry, admit, raise_burn
-from posterity.selection import check_thin, chosen_chains, count_samples, flatten_samples, pieces
+from posterity._reading.selection import check_thin, chosen_chains, count_samples, flatten_samples, pieces
 
 NCHAIN = 5
 

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from posterity import Damaged, DefaultBackend, gathering, open_run, sources
+from posterity import Damaged, DefaultBackend, open_run
 from posterity._format import row_reader
+from posterity._reading import epoch_sources, gather
 from posterity._system import parallel
 from posterity._system.parallel import share_out
 from posterity._system.threads import OurThread
@@ -147,14 +148,14 @@ def test_the_cores_are_those_that_we_may_use(monkeypatch):
 def shared(monkeypatch):
     """Everything is worth three threads and is cut small, so that each way of reading is met."""
     for module, name, value in [
-        (gathering, "_JOB_BYTES", 100),
-        (gathering, "_WORTH_A_THREAD", 1),
-        (gathering, "_WORTH_A_CALL", 0),
-        (gathering, "count_cores", lambda: 3),
-        (gathering, "_READ_BYTES", 1),
-        (gathering, "MOST_OPEN", 2),
-        (gathering, "LONG_ROW", 64),
-        (sources, "MOST_OPEN", 2),
+        (gather, "_JOB_BYTES", 100),
+        (gather, "_WORTH_A_THREAD", 1),
+        (gather, "_WORTH_A_CALL", 0),
+        (gather, "count_cores", lambda: 3),
+        (gather, "_READ_BYTES", 1),
+        (gather, "MOST_OPEN", 2),
+        (gather, "LONG_ROW", 64),
+        (epoch_sources, "MOST_OPEN", 2),
         (row_reader, "LONG_ROW", 64),
         (row_reader, "_SLAB", 64),
         (row_reader, "_WORTH_SKIPPING", 16),
@@ -167,7 +168,7 @@ def shared(monkeypatch):
         asked.append(min(nthreads, len(jobs)))
         share_out(jobs, worker, nthreads)
 
-    monkeypatch.setattr(gathering, "share_out", noted)
+    monkeypatch.setattr(gather, "share_out", noted)
     return asked
 
 
@@ -238,7 +239,7 @@ def test_all_cores_read(shared, outdir):
 @pytest.mark.parametrize(("name", "value"), [("_WORTH_A_THREAD", 1 << 20), ("_WORTH_A_CALL", 1 << 20)])
 def test_small_reads_start_no_thread(shared, outdir, monkeypatch, name, value):
     """Little to read, or little with each call to the system, is read by the caller alone."""
-    monkeypatch.setattr(gathering, name, value)
+    monkeypatch.setattr(gather, name, value)
     with open_run(outdir) as run:
         np.testing.assert_array_equal(run.get_samples()["p"], joined(LENGTHS))
         assert shared == [1]
@@ -263,14 +264,14 @@ def test_the_first_damaged_epoch_is_named(shared, outdir):
 
 def test_an_epoch_of_another_shape_is_damage(shared, outdir, monkeypatch):
     """Files that contradict each other aren't read into each other's places."""
-    find = sources.Shelves.find
+    find = epoch_sources.Shelves.find
     with DefaultBackend(outdir=outdir.parent / "other") as backend:
         p = np.zeros((NCHAIN, DIM + 1, 20))
         backend.ingest({"samples": {"p": p, "ll": p}})
         with backend.snapshot() as other, open_run(outdir) as run:
             alien = find(other._view.sources(), 0, 0)
             monkeypatch.setattr(
-                sources.Shelves, "find", lambda self, i, start: alien if i == 4 else find(self, i, start)
+                epoch_sources.Shelves, "find", lambda self, i, start: alien if i == 4 else find(self, i, start)
             )
             with pytest.raises(Damaged, match="epoch 4 has another shape"):
                 run.get_samples()

@@ -23,9 +23,9 @@ from posterity import (
     SnapshotExpired,
     open_run,
 )
+from posterity._reading.draws import Draws
+from posterity._reading.snapshot import view_of
 from posterity._system.disk import Disk
-from posterity.draws import Draws
-from posterity.snapshot import view_of
 
 LENGTHS = [7, 3, 10, 1, 6]
 NSAMPLES = sum(LENGTHS)
@@ -253,7 +253,7 @@ def test_nothing_is_read_before_it_is_asked_for_and_then_only_that(tmp_path, mon
 SMALL_MEMORY = """
 import resource, sys
 import numpy as np, dask, xarray as xr
-import dask.array, pandas, xxhash, posterity, posterity.xarrays
+import dask.array, pandas, xxhash, posterity, posterity._reading.xarray_data
 
 dataset = xr.open_dataset(sys.argv[1], engine="posterity", chunks={})
 small = xr.open_dataset(sys.argv[1], engine="posterity", chunks={}).p.isel(draw=slice(0, 10)).mean().compute(scheduler="sync")

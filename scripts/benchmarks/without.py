@@ -16,9 +16,9 @@ def _no_references() -> None:
 
 
 def _one_core() -> None:
-    from posterity import gathering
+    from posterity._reading import gather
 
-    gathering.count_cores = lambda: 1
+    gather.count_cores = lambda: 1
 
 
 def _whole_arrays() -> None:

@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from ._format.single_file import read_epoch
     from ._model.metadata import Metadata, Parameter
     from ._model.states import State
+    from ._reading.async_run import AsyncRun
+    from ._reading.async_snapshot import AsyncSnapshot
+    from ._reading.run import Run, open_run
+    from ._reading.snapshot import Snapshot
     from .aio import AsyncBackend
-    from .async_run import AsyncRun
-    from .async_snapshot import AsyncSnapshot
     from .audit import Findings, Problem, verify
     from .backend import DefaultBackend
     from .compaction import Compaction, compact
@@ -50,9 +52,7 @@ if TYPE_CHECKING:
     from .importjexplore import import_jexplore
     from .receipts import Promise, Receipt
     from .repairs import Repairs, repair
-    from .run import Run, open_run
     from .runinfo import EpochInfo, RunInfo, find_runs, run_epochs, run_info
-    from .snapshot import Snapshot
     from .status import Status
 
 __version__ = "0.1.0"
@@ -117,8 +117,8 @@ __all__ = [
 
 _MODULES = {
     "aio": ["AsyncBackend"],
-    "async_run": ["AsyncRun"],
-    "async_snapshot": ["AsyncSnapshot"],
+    "_reading.async_run": ["AsyncRun"],
+    "_reading.async_snapshot": ["AsyncSnapshot"],
     "audit": ["Findings", "Problem", "verify"],
     "backend": ["DefaultBackend"],
     "compaction": ["Compaction", "compact"],
@@ -153,10 +153,10 @@ _MODULES = {
     "_model.metadata": ["Metadata", "Parameter"],
     "receipts": ["Promise", "Receipt"],
     "repairs": ["Repairs", "repair"],
-    "run": ["Run", "open_run"],
+    "_reading.run": ["Run", "open_run"],
     "runinfo": ["EpochInfo", "RunInfo", "find_runs", "run_epochs", "run_info"],
     "_format.single_file": ["read_epoch"],
-    "snapshot": ["Snapshot"],
+    "_reading.snapshot": ["Snapshot"],
     "_model.states": ["State"],
     "status": ["Status"],
 }

@@ -19,17 +19,17 @@ from anyio.lowlevel import checkpoint
 from ._convergence.diagnosis import Diagnosis
 from ._model.metadata import Metadata
 from ._model.options import Options, parse_options
+from ._reading.async_reads import AsyncReads
+from ._reading.async_snapshot import AsyncSnapshot
+from ._reading.snapshot import Snapshot
 from ._system.arrays import Array
 from ._system.event_loop import Loop, is_in_loop
 from ._system.reader_threads import Readers, in_thread
-from .aioreads import AsyncReads
-from .async_snapshot import AsyncSnapshot
 from .epoch import EpochDict
 from .errors import Closed
 from .receipts import Receipt
 from .room import Ticket
 from .service import Service, caller
-from .snapshot import Snapshot
 from .status import Status
 from .waiting import until
 

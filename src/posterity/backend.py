@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from ._convergence.diagnosis import Diagnosis
 from ._model.metadata import Metadata
 from ._model.options import parse_options
+from ._reading.reads import Reads
+from ._reading.snapshot import Snapshot
 from .epoch import EpochDict
 from .errors import Closed
-from .reads import Reads
 from .receipts import Receipt
 from .service import Service
-from .snapshot import Snapshot
 from .status import Status
 
 if TYPE_CHECKING:

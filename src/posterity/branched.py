@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
+from ._reading.snapshot import Snapshot, samples_at
 from ._system.arrays import Array
 from .backend import DefaultBackend
 from .branches import Counted, Recorded, epoch_of, nothing_counted, recorded_in
 from .epoch import Epoch, EpochDict
 from .errors import Burned, EpochMismatch
 from .runfolder import ReadFolder
-from .snapshot import Snapshot, samples_at
 from .steps import Steps
 
 if TYPE_CHECKING:

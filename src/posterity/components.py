@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ._model.metadata import Parameter
-from .snapshot import Snapshot
+from ._reading.snapshot import Snapshot
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 _BLOCK_BYTES = 1 << 26

@@ -19,10 +19,10 @@ import numpy as np
 
 from ._format.dtypes import dtype_from_text, dtype_to_text
 from ._format.flatten import flatten
+from ._reading.snapshot import Snapshot, samples_at
 from ._system.arrays import Array
 from .epoch import Epoch, EpochDict
 from .errors import EpochMismatch, NotStorable
-from .snapshot import Snapshot, samples_at
 from .steps import Shapes
 
 _CLASS = f"{Epoch.__module__}.{Epoch.__qualname__}"

@@ -16,13 +16,11 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 
 from ._model.metadata import Metadata
-from ._system.arrays import Array
-from .draws import Draws
-from .errors import ExportExists, NotStorable
-from .pinned_view import PinnedView
-from .reads import Reads
-from .snapshot import Snapshot, view_of
-from .variables import (
+from ._reading.draws import Draws
+from ._reading.pinned_view import PinnedView
+from ._reading.reads import Reads
+from ._reading.snapshot import Snapshot, view_of
+from ._reading.variables import (
     CHAIN,
     DRAW,
     POSTERIOR,
@@ -33,6 +31,8 @@ from .variables import (
     chain_coordinates,
     component_names,
 )
+from ._system.arrays import Array
+from .errors import ExportExists, NotStorable
 
 Source: TypeAlias = "Reads[Any] | Snapshot[Any]"
 Progress: TypeAlias = Callable[[int, int], object]

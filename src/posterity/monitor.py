@@ -14,11 +14,11 @@ from collections.abc import Callable, Sequence
 
 from ._convergence.diagnosis import Diagnosis
 from ._convergence.diagnostics import Diagnostics
+from ._reading.snapshot import Snapshot
 from ._system.threads import OurThread
 from .bells import Bell
 from .errors import Closed
 from .ledger import Ledger
-from .snapshot import Snapshot
 
 logger = logging.getLogger("posterity.monitor")
 _PAUSE_S = 0.1

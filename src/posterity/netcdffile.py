@@ -17,9 +17,9 @@ from typing import Any, Self
 import h5py
 import numpy as np
 
+from ._reading.variables import Plain
 from ._system.arrays import Array
 from .errors import MissingExtra
-from .variables import Plain
 
 try:
     import h5netcdf

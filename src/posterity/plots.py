@@ -18,9 +18,9 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from ._reading.snapshot import Snapshot
 from .components import Component, Floats, components_of, read_each
 from .errors import MissingExtra
-from .snapshot import Snapshot
 
 Kind: TypeAlias = Literal["trace", "rank", "autocorr", "pair"]
 _Each: TypeAlias = tuple[Component, Floats]

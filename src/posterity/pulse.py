@@ -14,9 +14,9 @@ import msgspec
 from ._convergence.diagnosis import Diagnosis
 from ._convergence.diagnostics import Diagnostics
 from ._model.registry import Registry
+from ._reading.run import Run, open_run
 from ._system.disk import Disk
 from .errors import SnapshotExpired
-from .run import Run, open_run
 from .runinfo import RunWriter, last_change, run_writer
 from .status import Meter
 

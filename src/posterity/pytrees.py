@@ -15,9 +15,9 @@ import msgspec
 import numpy as np
 
 from ._format.dtypes import dtype_from_text
+from ._reading.selection import Mask
 from ._system.arrays import Array
 from .errors import Damaged, EpochMismatch
-from .selection import Mask
 
 Natural = Annotated[int, msgspec.Meta(ge=0)]
 Node: TypeAlias = "Leaf | Branch"

@@ -24,6 +24,8 @@ from ._ingest.template import Kinds
 from ._model.metadata import Metadata
 from ._model.options import Options
 from ._model.states import State
+from ._reading.pinned_view import PinnedView
+from ._reading.snapshot import Snapshot
 from ._store.catalog import Catalog
 from ._store.store import Store
 from ._system.buffer_pool import Buffers
@@ -32,11 +34,9 @@ from .errors import Closed, Forked, NotWritten
 from .fit import Shapes, check_described
 from .ledger import Ledger
 from .monitor import Monitor
-from .pinned_view import PinnedView
 from .pins import Pin
 from .receipts import Receipt
 from .sigterm import flush_on_sigterm
-from .snapshot import Snapshot
 from .status import Meter, Status
 from .writer import Writer
 

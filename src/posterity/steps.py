@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
+from ._reading.snapshot import Snapshot
 from ._system.arrays import Array
 from ._system.process_end import report_lost
 from .epoch import EpochDict
 from .errors import Closed, WriteFailed
 from .room import Ticket
 from .service import Service
-from .snapshot import Snapshot
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -15,9 +15,9 @@ import msgspec
 import numpy as np
 
 from ._model.metadata import Parameter
+from ._reading.snapshot import Snapshot
 from .components import Floats, components_of, read_each
 from .errors import MissingExtra
-from .snapshot import Snapshot
 
 _FEWEST = 4  # samples in a chain, of which arviz-stats says nothing
 

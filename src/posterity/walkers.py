@@ -13,13 +13,13 @@ import numpy as np
 
 from ._model.metadata import Metadata
 from ._model.options import parse_options
+from ._reading.snapshot import Snapshot
 from ._system.arrays import Array
 from .backend import DefaultBackend
 from .ensemble import Blobs, Ensemble, WalkersState, read_last, read_newest, read_steps
 from .epoch import EpochDict
 from .runfolder import ReadFolder
 from .service import Service
-from .snapshot import Snapshot
 from .steps import Steps
 
 EPOCHS_PER_FILE = 1000

@@ -12,8 +12,11 @@ from types import ModuleType
 
 MOVED: dict[str, str] = {
     "posterity.diagnostics": "posterity._convergence.diagnostics",
+    "posterity.draws": "posterity._reading.draws",
     "posterity.metadata": "posterity._model.metadata",
     "posterity.states": "posterity._model.states",
+    "posterity.variables": "posterity._reading.variables",
+    "posterity.xarrays": "posterity._reading.xarray_data",
 }
 
 

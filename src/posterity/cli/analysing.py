@@ -40,7 +40,7 @@ def summary(
 
     Parameters are read one after the other: a run may be larger than memory. Needs the extra stats.
     """
-    from posterity.run import open_run
+    from posterity._reading.run import open_run
     from posterity.summaries import summarize
 
     asked: dict[str, Any] = {"burn": burn, "thin": thin, "pars": pars, "chains": chosen_chains(chains)}
@@ -98,8 +98,8 @@ def plot(
     A picture that is there is replaced. Needs the extra plot. Of many parameters the first few are drawn, and
     the picture says so; --pars takes others.
     """
+    from posterity._reading.run import open_run
     from posterity.plots import save_plot
-    from posterity.run import open_run
 
     target = output or Path(f"{kind}.png")
     asked: dict[str, Any] = {"burn": burn, "thin": thin, "pars": pars, "chains": chosen_chains(chains)}

@@ -30,8 +30,8 @@ def export(
     Args:
         target: the file to make, whose name ends in .nc, or the folder, whose name ends in .zarr.
     """
+    from posterity._reading.run import open_run
     from posterity.export import export_netcdf, export_zarr
-    from posterity.run import open_run
 
     exports: dict[str, Callable[..., object]] = {".nc": export_netcdf, ".zarr": export_zarr}
     chosen = exports.get(target.suffix)

@@ -7,18 +7,18 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Self
 
-from ._format.file_reader import Reader
-from ._format.layout import Layout, Region, layout_of
-from ._format.row_reader import Scratch
-from ._format.rows import Rows
-from ._ingest.prepare import Held
-from ._store.catalog import Catalog
-from ._store.epoch_locations import Shelf
-from ._store.file_lookup import open_place
-from ._store.records import Place
-from ._system.arrays import Array
-from ._system.disk import Disk
-from .errors import Damaged
+from posterity._format.file_reader import Reader
+from posterity._format.layout import Layout, Region, layout_of
+from posterity._format.row_reader import Scratch
+from posterity._format.rows import Rows
+from posterity._ingest.prepare import Held
+from posterity._store.catalog import Catalog
+from posterity._store.epoch_locations import Shelf
+from posterity._store.file_lookup import open_place
+from posterity._store.records import Place
+from posterity._system.arrays import Array
+from posterity._system.disk import Disk
+from posterity.errors import Damaged
 
 
 class Source:

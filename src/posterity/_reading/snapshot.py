@@ -12,17 +12,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
 
-from ._convergence.diagnosis import Diagnosis
-from ._convergence.diagnostics import Diagnostics
-from ._format.flatten import restore
-from ._format.layout import Layout
-from ._format.samples import sample_shapes
-from ._format.single_file import save_epochs
-from ._model.metadata import Metadata
-from ._model.registry import Entry, Registry
-from ._system.arrays import Array
-from .epoch import EpochDict
-from .errors import Burned
+from posterity._convergence.diagnosis import Diagnosis
+from posterity._convergence.diagnostics import Diagnostics
+from posterity._format.flatten import restore
+from posterity._format.layout import Layout
+from posterity._format.samples import sample_shapes
+from posterity._format.single_file import save_epochs
+from posterity._model.metadata import Metadata
+from posterity._model.registry import Entry, Registry
+from posterity._system.arrays import Array
+from posterity.epoch import EpochDict
+from posterity.errors import Burned
+
 from .load import to_epoch
 from .pinned_view import PinnedView
 from .selection import Mask, check_thin, count_samples, flatten_samples
@@ -320,7 +321,7 @@ class Snapshot(Generic[E_co]):
             OnlyInMemory: it isn't in files yet, and another process was asked; `flush` first.
             Damaged: a file ends too early.
         """
-        from .xarrays import to_dataset  # noqa: PLC0415  # an extra
+        from .xarray_data import to_dataset  # noqa: PLC0415  # an extra
 
         return to_dataset(self._view.shared(), burn, thin, pars, chunks=chunks)
 
@@ -353,7 +354,7 @@ class Snapshot(Generic[E_co]):
             MissingExtra: xarray or Dask isn't installed (an `ImportError`).
             SnapshotExpired, Damaged: see `to_xarray`.
         """
-        from .xarrays import to_datatree  # noqa: PLC0415  # an extra
+        from .xarray_data import to_datatree  # noqa: PLC0415  # an extra
 
         return to_datatree(self._view.shared(), burn, thin, pars, chunks=chunks, named=named, stats=stats)
 

@@ -14,11 +14,12 @@ from typing import Any, ClassVar, TypeAlias, cast
 
 import numpy as np
 
-from ._model.file_names import JOURNAL
-from ._model.metadata import Metadata
-from ._system.arrays import Array
+from posterity._model.file_names import JOURNAL
+from posterity._model.metadata import Metadata
+from posterity._system.arrays import Array
+from posterity.errors import MissingExtra
+
 from .draws import Draws
-from .errors import MissingExtra
 from .followed_run import follow_run
 from .pinned_view import PinnedView
 from .variables import (

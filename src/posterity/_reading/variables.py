@@ -14,8 +14,8 @@ from typing import TypeAlias
 import msgspec
 import numpy as np
 
-from ._model.metadata import Metadata, Parameter
-from ._system.arrays import Array
+from posterity._model.metadata import Metadata, Parameter
+from posterity._system.arrays import Array
 
 Dtype: TypeAlias = np.dtype[np.generic]
 Plain: TypeAlias = str | int | float

@@ -10,14 +10,15 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Self
 
-from ._model.registry import Registry
-from ._store.epoch_locations import Shelf
-from ._system.arrays import Array
-from ._system.disk import Disk
-from .errors import Closed
-from .gathering import Gathering
+from posterity._model.registry import Registry
+from posterity._store.epoch_locations import Shelf
+from posterity._system.arrays import Array
+from posterity._system.disk import Disk
+from posterity.errors import Closed
+
+from .epoch_sources import Shelves
+from .gather import Gathering
 from .selection import Mask, pieces_from
-from .sources import Shelves
 
 
 def _nothing() -> None:

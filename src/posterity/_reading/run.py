@@ -8,9 +8,10 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
-from ._convergence.diagnosis import Diagnosis
-from ._model.metadata import Metadata
-from .errors import Closed, SnapshotExpired
+from posterity._convergence.diagnosis import Diagnosis
+from posterity._model.metadata import Metadata
+from posterity.errors import Closed, SnapshotExpired
+
 from .followed_run import LOOK_EVERY_S, FollowedRun, Seen, follow_run
 from .reads import Reads
 from .snapshot import Snapshot

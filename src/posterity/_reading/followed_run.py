@@ -16,11 +16,12 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from ._store.catalog import Catalog, replayed
-from ._store.epoch_locations import Shelf
-from ._store.journal import Follower
-from ._system.disk import Disk
-from .errors import Closed, PosterityError, SnapshotExpired
+from posterity._store.catalog import Catalog, replayed
+from posterity._store.epoch_locations import Shelf
+from posterity._store.journal import Follower
+from posterity._system.disk import Disk
+from posterity.errors import Closed, PosterityError, SnapshotExpired
+
 from .pinned_view import PinnedView
 
 LOOK_EVERY_S = 0.2

@@ -8,8 +8,8 @@ import inspect
 import sys
 from collections.abc import Collection
 
-from .epoch import Epoch, EpochDict
-from .errors import UntrustedClass
+from posterity.epoch import Epoch, EpochDict
+from posterity.errors import UntrustedClass
 
 
 def to_epoch(data: EpochDict, eclass: type | None, pars: Collection[str] | None, trusted: Collection[str]) -> object:

@@ -8,13 +8,14 @@ import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from ._convergence.diagnosis import LOOK_EVERY_S, Diagnosis
-from ._convergence.diagnostics import Diagnostics, Stop
-from ._format.single_file import read_epoch
-from ._model.metadata import Metadata
-from ._system.arrays import Array
-from .epoch import EpochDict
-from .errors import Closed
+from posterity._convergence.diagnosis import LOOK_EVERY_S, Diagnosis
+from posterity._convergence.diagnostics import Diagnostics, Stop
+from posterity._format.single_file import read_epoch
+from posterity._model.metadata import Metadata
+from posterity._system.arrays import Array
+from posterity.epoch import EpochDict
+from posterity.errors import Closed
+
 from .load import to_epoch
 from .selection import Mask
 from .selection import flatten_samples as flatten_arrays

@@ -12,19 +12,19 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
+from posterity._format.layout import Layout
+from posterity._format.row_reader import LONG_ROW, Scratch
+from posterity._format.rows import Rows, rows_of, shares_of
+from posterity._model.registry import Registry
+from posterity._store.epoch_locations import Shelf
 from posterity._system import aligned
+from posterity._system.arrays import Array
+from posterity._system.disk import Disk
+from posterity._system.parallel import MOST_HELPERS, count_cores, share_out
+from posterity.errors import Damaged
 
-from ._format.layout import Layout
-from ._format.row_reader import LONG_ROW, Scratch
-from ._format.rows import Rows, rows_of, shares_of
-from ._model.registry import Registry
-from ._store.epoch_locations import Shelf
-from ._system.arrays import Array
-from ._system.disk import Disk
-from ._system.parallel import MOST_HELPERS, count_cores, share_out
-from .errors import Damaged
+from .epoch_sources import MOST_OPEN, Shelves, Source
 from .selection import Mask, Piece, chosen_chains
-from .sources import MOST_OPEN, Shelves, Source
 
 Dtype: TypeAlias = np.dtype[np.generic]
 _WORTH_CHECKING = 1 << 26

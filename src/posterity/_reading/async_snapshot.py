@@ -8,14 +8,15 @@ from collections.abc import Awaitable, Callable, Collection, Generator, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
-from ._convergence.diagnosis import Diagnosis
-from ._convergence.diagnostics import Diagnostics
-from ._model.metadata import Metadata
-from ._model.registry import Registry
-from ._system.arrays import Array
-from ._system.event_loop import is_in_loop
-from ._system.reader_threads import Readers
-from .epoch import EpochDict
+from posterity._convergence.diagnosis import Diagnosis
+from posterity._convergence.diagnostics import Diagnostics
+from posterity._model.metadata import Metadata
+from posterity._model.registry import Registry
+from posterity._system.arrays import Array
+from posterity._system.event_loop import is_in_loop
+from posterity._system.reader_threads import Readers
+from posterity.epoch import EpochDict
+
 from .selection import Mask
 from .snapshot import Snapshot
 from .variables import Chunks

@@ -18,10 +18,11 @@ import msgspec
 import numpy as np
 import xxhash
 
-from ._format.dtypes import dtype_from_text
-from ._format.samples import sample_shapes
-from ._system.arrays import Array
-from .errors import Closed, OnlyInMemory, SnapshotExpired
+from posterity._format.dtypes import dtype_from_text
+from posterity._format.samples import sample_shapes
+from posterity._system.arrays import Array
+from posterity.errors import Closed, OnlyInMemory, SnapshotExpired
+
 from .followed_run import follow_run
 from .pinned_view import PinnedView
 from .selection import check_thin, count_samples, pieces_from

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from ._model.registry import Registry
-from ._system.arrays import Array
+from posterity._model.registry import Registry
+from posterity._system.arrays import Array
 
 if TYPE_CHECKING:
     import numpy.typing as npt

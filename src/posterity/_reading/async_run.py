@@ -10,10 +10,11 @@ from typing import Any, Generic, Self, TypeVar
 import anyio
 from anyio.lowlevel import checkpoint
 
-from ._convergence.diagnosis import Diagnosis
-from ._model.metadata import Metadata
-from ._system.reader_threads import Readers
-from .aioreads import AsyncReads
+from posterity._convergence.diagnosis import Diagnosis
+from posterity._model.metadata import Metadata
+from posterity._system.reader_threads import Readers
+
+from .async_reads import AsyncReads
 from .async_snapshot import AsyncSnapshot
 from .followed_run import LOOK_EVERY_S
 from .run import Run, Watch
