@@ -24,7 +24,7 @@ import numpy as np
 from posterity import DefaultBackend, WriteFailed
 from posterity._model.options import parse_options
 from posterity._system.disk import Disk
-from posterity.service import Service
+from posterity._writing.service import Service
 from smallchunks import small_chunks
 
 CHANGES = ["enter", "open_or_create", "create", "reserve", "write_at", "truncate", "publish", "replace", "remove"]

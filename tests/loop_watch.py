@@ -24,18 +24,18 @@ from anyio.lowlevel import current_token
 
 import posterity
 from posterity._system.disk import Disk
-from posterity.bells import Bell
-from posterity.ledger import Ledger
-from posterity.service import Service
+from posterity._writing.ledger import Ledger
+from posterity._writing.service import Service
+from posterity._writing.wakers import Bell
 
 PACKAGE = str(Path(posterity.__file__).parent)
 FACE_MODULES = (
-    "aio",
     "_reading/async_reads",
     "_reading/async_snapshot",
     "_system/event_loop",
     "_system/reader_threads",
-    "waiting",
+    "_writing/awaited",
+    "_writing/waiting",
 )
 FACE = {f"{PACKAGE}/{name}.py" for name in FACE_MODULES}
 

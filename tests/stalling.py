@@ -11,7 +11,7 @@ from faulty import CALLS
 from posterity import DefaultBackend
 from posterity._model.options import parse_options
 from posterity._system.disk import Disk
-from posterity.service import Service
+from posterity._writing.service import Service
 
 NCHAIN, DIM = 8, 4
 

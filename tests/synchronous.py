@@ -12,8 +12,8 @@ from posterity._reading.pinned_view import PinnedView
 from posterity._reading.snapshot import Snapshot
 from posterity._store.store import Store
 from posterity._system.buffer_pool import Buffers
-from posterity.ledger import Ledger
-from posterity.service import _shapes_of
+from posterity._writing.ledger import Ledger
+from posterity._writing.service import _shapes_of
 
 
 class SynchronousRun:

@@ -15,9 +15,10 @@ import pytest
 
 from hanging import made_to_hang, seen
 from known import epoch_dict, numbers
-from posterity import AsyncBackend, Closed, DefaultBackend, Epoch, RunLocked, State, open_run, waiting
+from posterity import AsyncBackend, Closed, DefaultBackend, Epoch, RunLocked, State, open_run
 from posterity._system.disk import Disk
 from posterity._system.reader_threads import in_thread
+from posterity._writing import waiting
 from test_endings import Script, read_again
 
 # ---- being interrupted -----------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from arviz_stats.base import array_stats
 
 from posterity import AsyncBackend, Closed, DefaultBackend, Diagnosis, SnapshotExpired, Stop, open_run
 from posterity._reading.snapshot import Snapshot
-from posterity.bells import Bell
+from posterity._writing.wakers import Bell
 from posterity.emcee import EmceeBackend
 
 N = 50
@@ -211,7 +211,7 @@ def test_a_long_diagnosis_is_told_in_parts(tmp_path, monkeypatch):
         for i in range(20):
             backend.ingest(epoch(i))
     monkeypatch.setattr("posterity._convergence.diagnosis._PIECE_BYTES", 1)
-    monkeypatch.setattr("posterity.monitor._AT_A_TIME_S", 1e-3)
+    monkeypatch.setattr("posterity._writing.monitor._AT_A_TIME_S", 1e-3)
     diagnose, told = Snapshot.diagnose, []
 
     def noted(self, diagnosis=None):
@@ -252,7 +252,7 @@ def test_much_that_is_new_makes_nobody_rest(tmp_path, monkeypatch):
             super().wait(timeout_s)
 
     monkeypatch.setattr(Snapshot, "_read_samples", busily)
-    monkeypatch.setattr("posterity.monitor.Bell", Noted)
+    monkeypatch.setattr("posterity._writing.monitor.Bell", Noted)
     with DefaultBackend(outdir=tmp_path, diagnose=True) as backend:
         backend.ingest(epoch(0))
         status_of(backend, N)

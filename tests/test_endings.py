@@ -625,7 +625,7 @@ def test_control_c_in_each_state(outdir, options, call, nepochs, ntimes):
     The second one comes when it waits for the writer to end.
     """
     code = f"""
-from posterity.bells import Bell
+from posterity._writing.wakers import Bell
 sys.stderr = sys.stdout
 import threading
 def tell_and_wait(bell, timeout_s, wait=Bell.wait):
@@ -656,7 +656,7 @@ for epoch in run_of([10] * 2):
 def test_control_c_while_leaving_the_block(outdir):
     """The first Ctrl-C ends the sampling, the second one the waiting for the close, and nothing is lost."""
     code = """
-from posterity.bells import Bell
+from posterity._writing.wakers import Bell
 import threading
 def tell_and_wait(bell, timeout_s, wait=Bell.wait):
     if threading.current_thread() is threading.main_thread():

@@ -15,8 +15,8 @@ from posterity import AsyncBackend, Epoch, open_run
 from posterity._system.disk import Disk
 from posterity._system.event_loop import Loop
 from posterity._system.reader_threads import in_thread
-from posterity.service import Service
-from posterity.waiting import until
+from posterity._writing.service import Service
+from posterity._writing.waiting import until
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from posterity import AsyncBackend, DefaultBackend, MailboxFull, State
 from posterity._store.lock import HEARTBEAT_S
 from posterity._system.disk import Disk
 from posterity._system.reader_threads import in_thread
-from posterity.service import Service
-from posterity.writer import Writer
+from posterity._writing.service import Service
+from posterity._writing.writer import Writer
 
 NSAMPLES = 2
 LARGE = 300_000  # samples; in an epoch that is copied in a thread

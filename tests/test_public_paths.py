@@ -109,7 +109,7 @@ def test_xarray_finds_its_engine():
 
 def test_where_a_backend_was_opened_is_told_by_the_callers_line(tmp_path):
     """By the line of the program, never by one of ours, however deep it lies; a name that begins like ours is theirs."""
-    from posterity.service import caller
+    from posterity._writing.service import caller
 
     def told(name):
         code = compile("where = caller()", Path(posterity.__file__).parents[1] / name, "exec")

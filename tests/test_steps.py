@@ -26,7 +26,7 @@ from posterity import (
     open_run,
 )
 from posterity._model.options import parse_options
-from posterity.service import Service
+from posterity._writing.service import Service
 from posterity.steps import Steps
 
 NCHAIN, DIM = 3, 2
@@ -423,7 +423,7 @@ import os, signal, sys, threading
 sys.path.insert(0, {here!r})
 import numpy as np
 from posterity._model.options import parse_options
-from posterity.service import Service
+from posterity._writing.service import Service
 from posterity.steps import Steps
 from test_steps import SHAPES, add, make_epoch
 

@@ -10,7 +10,7 @@ import msgspec
 from posterity import DefaultBackend
 from posterity._model.options import parse_options
 from posterity._system.disk import Disk
-from posterity.service import Service
+from posterity._writing.service import Service
 
 from .measure import Figure
 

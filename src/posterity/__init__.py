@@ -19,9 +19,11 @@ if TYPE_CHECKING:
     from ._reading.async_snapshot import AsyncSnapshot
     from ._reading.run import Run, open_run
     from ._reading.snapshot import Snapshot
-    from .aio import AsyncBackend
+    from ._writing.awaited import AsyncBackend
+    from ._writing.blocking import DefaultBackend
+    from ._writing.receipts import Promise, Receipt
+    from ._writing.status import Status
     from .audit import Findings, Problem, verify
-    from .backend import DefaultBackend
     from .compaction import Compaction, compact
     from .epoch import Epoch
     from .errors import (
@@ -50,10 +52,8 @@ if TYPE_CHECKING:
     from .export import export_netcdf, export_zarr
     from .imported import Imported
     from .importjexplore import import_jexplore
-    from .receipts import Promise, Receipt
     from .repairs import Repairs, repair
     from .runinfo import EpochInfo, RunInfo, find_runs, run_epochs, run_info
-    from .status import Status
 
 __version__ = "0.1.0"
 
@@ -116,11 +116,11 @@ __all__ = [
 ]
 
 _MODULES = {
-    "aio": ["AsyncBackend"],
+    "_writing.awaited": ["AsyncBackend"],
     "_reading.async_run": ["AsyncRun"],
     "_reading.async_snapshot": ["AsyncSnapshot"],
     "audit": ["Findings", "Problem", "verify"],
-    "backend": ["DefaultBackend"],
+    "_writing.blocking": ["DefaultBackend"],
     "compaction": ["Compaction", "compact"],
     "_convergence.diagnosis": ["Diagnosis"],
     "_convergence.diagnostics": ["Diagnostics", "Stop"],
@@ -151,14 +151,14 @@ _MODULES = {
     "export": ["export_netcdf", "export_zarr"],
     "importing": ["Imported", "import_jexplore"],
     "_model.metadata": ["Metadata", "Parameter"],
-    "receipts": ["Promise", "Receipt"],
+    "_writing.receipts": ["Promise", "Receipt"],
     "repairs": ["Repairs", "repair"],
     "_reading.run": ["Run", "open_run"],
     "runinfo": ["EpochInfo", "RunInfo", "find_runs", "run_epochs", "run_info"],
     "_format.single_file": ["read_epoch"],
     "_reading.snapshot": ["Snapshot"],
     "_model.states": ["State"],
-    "status": ["Status"],
+    "_writing.status": ["Status"],
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from ._reading.snapshot import Snapshot, samples_at
 from ._system.arrays import Array
-from .backend import DefaultBackend
+from ._writing.blocking import DefaultBackend
 from .branches import Counted, Recorded, epoch_of, nothing_counted, recorded_in
 from .epoch import Epoch, EpochDict
 from .errors import Burned, EpochMismatch

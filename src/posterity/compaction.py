@@ -18,7 +18,7 @@ from ._store.catalog import replayed
 from ._store.journal import Journal
 from ._store.lock import Lock
 from ._system.disk import Disk
-from .backend import DefaultBackend
+from ._writing.blocking import DefaultBackend
 from .runinfo import run_info
 
 

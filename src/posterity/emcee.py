@@ -29,7 +29,7 @@ except ImportError as error:
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from .status import Status
+    from ._writing.status import Status
 
 _SAMPLES = {"chain": "p", "log_prob": "lp", "blobs": "blobs"}
 

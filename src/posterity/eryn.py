@@ -20,7 +20,7 @@ from ._format.flatten import flatten
 from ._model.metadata import check_parameters
 from ._model.options import parse_options
 from ._system.arrays import Array
-from .backend import DefaultBackend
+from ._writing.blocking import DefaultBackend
 from .branched import Source, StoredRun, WrittenRun, read_recorded
 from .branches import (
     ACCEPTED,
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from eryn.state import State
 
-    from .status import Status
+    from ._writing.status import Status
 
 EPOCHS_PER_FILE = 1000
 

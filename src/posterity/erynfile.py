@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 
 from ._system.arrays import Array
-from .backend import DefaultBackend
+from ._writing.blocking import DefaultBackend
 from .branches import (
     BETA,
     BLOBS,

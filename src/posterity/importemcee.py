@@ -10,7 +10,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from .backend import DefaultBackend
+from ._writing.blocking import DefaultBackend
 from .ensemble import Blobs, Ensemble, WalkersState
 from .errors import Damaged
 from .imported import Imported, Progress, opened, options_for

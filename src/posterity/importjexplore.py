@@ -11,7 +11,7 @@ from typing import Any
 import h5py
 
 from ._model.file_names import DEFAULT_FMT, file_pattern
-from .backend import DefaultBackend
+from ._writing.blocking import DefaultBackend
 from .errors import Damaged
 from .imported import Imported, Progress
 

@@ -12,8 +12,8 @@ from inspect import isawaitable
 from typing import TYPE_CHECKING, Any
 
 from ._system.reader_threads import in_thread
-from .aio import AsyncBackend
-from .backend import DefaultBackend
+from ._writing.awaited import AsyncBackend
+from ._writing.blocking import DefaultBackend
 from .epoch import Epoch, EpochDict
 from .epochkernel import Kernel
 from .errors import EpochMismatch

@@ -16,9 +16,9 @@ from ._convergence.diagnostics import Diagnostics
 from ._model.registry import Registry
 from ._reading.run import Run, open_run
 from ._system.disk import Disk
+from ._writing.status import Meter
 from .errors import SnapshotExpired
 from .runinfo import RunWriter, last_change, run_writer
-from .status import Meter
 
 
 class Pulse(msgspec.Struct, frozen=True, kw_only=True):

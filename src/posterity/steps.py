@@ -22,10 +22,10 @@ import numpy as np
 from ._reading.snapshot import Snapshot
 from ._system.arrays import Array
 from ._system.process_end import report_lost
+from ._writing.admission import Ticket
+from ._writing.service import Service
 from .epoch import EpochDict
 from .errors import Closed, WriteFailed
-from .room import Ticket
-from .service import Service
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -15,11 +15,11 @@ from ._model.metadata import Metadata
 from ._model.options import parse_options
 from ._reading.snapshot import Snapshot
 from ._system.arrays import Array
-from .backend import DefaultBackend
+from ._writing.blocking import DefaultBackend
+from ._writing.service import Service
 from .ensemble import Blobs, Ensemble, WalkersState, read_last, read_newest, read_steps
 from .epoch import EpochDict
 from .runfolder import ReadFolder
-from .service import Service
 from .steps import Steps
 
 EPOCHS_PER_FILE = 1000

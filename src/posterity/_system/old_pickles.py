@@ -15,6 +15,7 @@ MOVED: dict[str, str] = {
     "posterity.draws": "posterity._reading.draws",
     "posterity.metadata": "posterity._model.metadata",
     "posterity.states": "posterity._model.states",
+    "posterity.status": "posterity._writing.status",
     "posterity.variables": "posterity._reading.variables",
     "posterity.xarrays": "posterity._reading.xarray_data",
 }

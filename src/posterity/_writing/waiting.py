@@ -9,7 +9,8 @@ from types import TracebackType
 import anyio
 from anyio.lowlevel import RunVar, checkpoint
 
-from ._system.event_loop import Loop, is_in_loop
+from posterity._system.event_loop import Loop, is_in_loop
+
 from .ledger import Ledger
 
 

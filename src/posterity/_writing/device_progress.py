@@ -8,8 +8,8 @@ Down the stream: `ledger` asks, under its lock.
 
 from collections.abc import Mapping
 
-from ._ingest.prepare import Held
-from ._model.registry import Registry
+from posterity._ingest.prepare import Held
+from posterity._model.registry import Registry
 
 
 class Arrivals:

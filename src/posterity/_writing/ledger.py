@@ -17,23 +17,24 @@ from functools import partial
 from itertools import takewhile
 from typing import NamedTuple
 
-from ._ingest.prepare import Held, Prepared
-from ._model.metadata import begun, completed
-from ._model.options import Options
-from ._model.policy import Action, Demand, done, is_met, memory_floor, pending, plan, write_target
-from ._model.registry import Registry, admit, describe, raise_burn, reset, start_series
-from ._model.states import Event, State, after
-from ._store.catalog import Catalog
-from ._store.epoch_locations import Shelf
-from ._store.store import Outcome
-from ._system.disk import is_full
-from .arrivals import Arrivals
-from .bells import Bell, Bells
-from .errors import BurnLowered, Closed, Forked, MailboxFull, PosterityError, WriteFailed
-from .faults import Fault, Faults
-from .fit import Fit, Shapes
+from posterity._ingest.prepare import Held, Prepared
+from posterity._model.metadata import begun, completed
+from posterity._model.options import Options
+from posterity._model.policy import Action, Demand, done, is_met, memory_floor, pending, plan, write_target
+from posterity._model.registry import Registry, admit, describe, raise_burn, reset, start_series
+from posterity._model.states import Event, State, after
+from posterity._store.catalog import Catalog
+from posterity._store.epoch_locations import Shelf
+from posterity._store.store import Outcome
+from posterity._system.disk import is_full
+from posterity.errors import BurnLowered, Closed, Forked, MailboxFull, PosterityError, WriteFailed
+
+from .admission import Room, Ticket
+from .device_progress import Arrivals
 from .pins import Pin, Pins
-from .room import Room, Ticket
+from .run_schema import Fit, Shapes
+from .wakers import Bell, Bells
+from .write_failures import Fault, Faults
 
 
 class View(NamedTuple):

@@ -13,8 +13,9 @@ from collections.abc import Callable
 from types import FrameType
 from typing import TypeAlias
 
-from ._system.process_end import report_lost
-from ._system.threads import OurThread
+from posterity._system.process_end import report_lost
+from posterity._system.threads import OurThread
+
 from .ledger import Ledger
 
 Handler: TypeAlias = Callable[[int, FrameType | None], object] | int | None

@@ -16,26 +16,27 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 
-from ._format.layout import layout_of
-from ._format.samples import sample_shapes
-from ._format.single_file import read_epoch
-from ._ingest.prepare import Held, Prepared, prepare
-from ._ingest.template import Kinds
-from ._model.metadata import Metadata
-from ._model.options import Options
-from ._model.states import State
-from ._reading.pinned_view import PinnedView
-from ._reading.snapshot import Snapshot
-from ._store.catalog import Catalog
-from ._store.store import Store
-from ._system.buffer_pool import Buffers
-from ._system.disk import Disk
-from .errors import Closed, Forked, NotWritten
-from .fit import Shapes, check_described
+from posterity._format.layout import layout_of
+from posterity._format.samples import sample_shapes
+from posterity._format.single_file import read_epoch
+from posterity._ingest.prepare import Held, Prepared, prepare
+from posterity._ingest.template import Kinds
+from posterity._model.metadata import Metadata
+from posterity._model.options import Options
+from posterity._model.states import State
+from posterity._reading.pinned_view import PinnedView
+from posterity._reading.snapshot import Snapshot
+from posterity._store.catalog import Catalog
+from posterity._store.store import Store
+from posterity._system.buffer_pool import Buffers
+from posterity._system.disk import Disk
+from posterity.errors import Closed, Forked, NotWritten
+
 from .ledger import Ledger
 from .monitor import Monitor
 from .pins import Pin
 from .receipts import Receipt
+from .run_schema import Shapes, check_described
 from .sigterm import flush_on_sigterm
 from .status import Meter, Status
 from .writer import Writer

@@ -6,10 +6,10 @@ for `check`.
 
 from collections.abc import Collection
 
-from ._ingest.template import Kind
-from ._model.metadata import Metadata
-from ._model.registry import Registry
-from .errors import EpochMismatch
+from posterity._ingest.template import Kind
+from posterity._model.metadata import Metadata
+from posterity._model.registry import Registry
+from posterity.errors import EpochMismatch
 
 Shapes = dict[str, tuple[int, str]]
 

@@ -8,8 +8,8 @@ from collections import deque
 
 import msgspec
 
-from ._convergence.diagnostics import Diagnostics
-from ._model.states import State
+from posterity._convergence.diagnostics import Diagnostics
+from posterity._model.states import State
 
 _WINDOW_S = 30.0
 

@@ -7,10 +7,11 @@ sampler from having memory to copy its next epoch into.
 Up the stream: `ledger` tells which epoch is next. Down the stream: `writer` writes those that were fetched.
 """
 
-from ._system.buffer_pool import Buffers
-from ._system.threads import OurThread
-from .bells import Bell
+from posterity._system.buffer_pool import Buffers
+from posterity._system.threads import OurThread
+
 from .ledger import Fetch, Ledger
+from .wakers import Bell
 
 
 class Fetcher:

@@ -4,8 +4,9 @@ import weakref
 from collections.abc import Callable, Generator
 from functools import partial
 
-from ._ingest.prepare import Held
-from .errors import Closed
+from posterity._ingest.prepare import Held
+from posterity.errors import Closed
+
 from .ledger import Ledger, not_stored
 
 

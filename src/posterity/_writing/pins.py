@@ -6,7 +6,7 @@ Up the stream: `ledger` pins what it shows, under its lock. Down the stream: the
 from collections import Counter, deque
 from typing import NamedTuple
 
-from ._model.registry import Registry
+from posterity._model.registry import Registry
 
 
 class Pin(NamedTuple):

@@ -12,13 +12,14 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 
-from ._convergence.diagnosis import Diagnosis
-from ._convergence.diagnostics import Diagnostics
-from ._reading.snapshot import Snapshot
-from ._system.threads import OurThread
-from .bells import Bell
-from .errors import Closed
+from posterity._convergence.diagnosis import Diagnosis
+from posterity._convergence.diagnostics import Diagnostics
+from posterity._reading.snapshot import Snapshot
+from posterity._system.threads import OurThread
+from posterity.errors import Closed
+
 from .ledger import Ledger
+from .wakers import Bell
 
 logger = logging.getLogger("posterity.monitor")
 _PAUSE_S = 0.1

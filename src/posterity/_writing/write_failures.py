@@ -8,7 +8,7 @@ import time
 
 import msgspec
 
-from .errors import WriteFailed
+from posterity.errors import WriteFailed
 
 
 class Fault(msgspec.Struct, frozen=True):

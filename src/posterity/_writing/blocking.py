@@ -10,19 +10,20 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from ._convergence.diagnosis import Diagnosis
-from ._model.metadata import Metadata
-from ._model.options import parse_options
-from ._reading.reads import Reads
-from ._reading.snapshot import Snapshot
-from .epoch import EpochDict
-from .errors import Closed
+from posterity._convergence.diagnosis import Diagnosis
+from posterity._model.metadata import Metadata
+from posterity._model.options import parse_options
+from posterity._reading.reads import Reads
+from posterity._reading.snapshot import Snapshot
+from posterity.epoch import EpochDict
+from posterity.errors import Closed
+
 from .receipts import Receipt
 from .service import Service
 from .status import Status
 
 if TYPE_CHECKING:
-    from .aio import AsyncBackend
+    from .awaited import AsyncBackend
 
 EpochT = TypeVar("EpochT")
 
@@ -104,7 +105,7 @@ class DefaultBackend(Reads[EpochT]):
     @property
     def asynchronous(self) -> "AsyncBackend[EpochT]":
         """The awaited face of the same run; closing either closes the run."""
-        from .aio import AsyncBackend  # noqa: PLC0415  # each of the twins knows the other
+        from .awaited import AsyncBackend  # noqa: PLC0415  # each of the twins knows the other
 
         return AsyncBackend._of(self._service)
 

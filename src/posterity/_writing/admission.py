@@ -7,7 +7,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 
-from ._model.options import Options
+from posterity._model.options import Options
 
 
 def _always() -> bool:

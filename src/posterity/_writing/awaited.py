@@ -16,25 +16,26 @@ import msgspec
 import numpy as np
 from anyio.lowlevel import checkpoint
 
-from ._convergence.diagnosis import Diagnosis
-from ._model.metadata import Metadata
-from ._model.options import Options, parse_options
-from ._reading.async_reads import AsyncReads
-from ._reading.async_snapshot import AsyncSnapshot
-from ._reading.snapshot import Snapshot
-from ._system.arrays import Array
-from ._system.event_loop import Loop, is_in_loop
-from ._system.reader_threads import Readers, in_thread
-from .epoch import EpochDict
-from .errors import Closed
+from posterity._convergence.diagnosis import Diagnosis
+from posterity._model.metadata import Metadata
+from posterity._model.options import Options, parse_options
+from posterity._reading.async_reads import AsyncReads
+from posterity._reading.async_snapshot import AsyncSnapshot
+from posterity._reading.snapshot import Snapshot
+from posterity._system.arrays import Array
+from posterity._system.event_loop import Loop, is_in_loop
+from posterity._system.reader_threads import Readers, in_thread
+from posterity.epoch import EpochDict
+from posterity.errors import Closed
+
+from .admission import Ticket
 from .receipts import Receipt
-from .room import Ticket
 from .service import Service, caller
 from .status import Status
 from .waiting import until
 
 if TYPE_CHECKING:
-    from .backend import DefaultBackend
+    from .blocking import DefaultBackend
 
 EpochT = TypeVar("EpochT")
 _QUICK_BYTES = 1 << 22  # about a millisecond's copy
@@ -113,7 +114,7 @@ class AsyncBackend(AsyncReads[EpochT]):
     @property
     def blocking(self) -> "DefaultBackend[EpochT]":
         """The blocking face of the same run; closing either closes the run."""
-        from .backend import DefaultBackend  # noqa: PLC0415  # each of the twins knows the other
+        from .blocking import DefaultBackend  # noqa: PLC0415  # each of the twins knows the other
 
         return DefaultBackend._of(self._service)
 

@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from ._model.states import State
-from ._store.lock import HEARTBEAT_S
-from ._store.store import Outcome, Store
-from ._system.buffer_pool import Buffers
-from ._system.process_end import EndListener, report_lost, tell_no_more, tell_when_process_ends
-from ._system.threads import IoThread, OurThread
-from .fetcher import Fetcher
+from posterity._model.states import State
+from posterity._store.lock import HEARTBEAT_S
+from posterity._store.store import Outcome, Store
+from posterity._system.buffer_pool import Buffers
+from posterity._system.process_end import EndListener, report_lost, tell_no_more, tell_when_process_ends
+from posterity._system.threads import IoThread, OurThread
+
+from .device_fetcher import Fetcher
 from .ledger import Ledger, Work
 
 if TYPE_CHECKING:
