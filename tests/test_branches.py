@@ -7,8 +7,16 @@ import numpy as np
 import pytest
 
 from posterity import NotStorable, Parameter
-from posterity.branched import chosen_steps
-from posterity.branches import Recorded, ensemble_of, epoch_of, from_samples, masked, nothing_counted, recorded_in
+from posterity._samplers.eryn.epochs import (
+    Recorded,
+    ensemble_of,
+    epoch_of,
+    from_samples,
+    masked,
+    nothing_counted,
+    recorded_in,
+)
+from posterity._samplers.eryn.run import chosen_steps
 from posterity.errors import Burned
 
 DOUBLE = np.dtype(float)

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from posterity import AsyncBackend, DefaultBackend, EpochMismatch, NotStorable, open_run
-from posterity.jaxtrees import describe, escaped, plain, restored, settled
+from posterity._samplers.jax.trees import describe, escaped, plain, restored, settled
 from posterity.kernels import (
     ChainKernel,
     Kernel,

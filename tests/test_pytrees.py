@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from posterity import Damaged, DefaultBackend, EpochMismatch, open_run
-from posterity.pytrees import Branch, Leaf, decode, encode, get_positions, names_in, parameter_names, unravel
+from posterity._samplers.jax.pytrees import Branch, Leaf, decode, encode, names_in, parameter_names, unravel
+from posterity.pytrees import get_positions
 
 TREE = Branch(
     "dict",

@@ -26,8 +26,8 @@ from posterity import (
     open_run,
 )
 from posterity._model.options import parse_options
+from posterity._samplers.step_buffer import Steps
 from posterity._writing.service import Service
-from posterity.steps import Steps
 
 NCHAIN, DIM = 3, 2
 SHAPES = {"p": ((NCHAIN, DIM), np.dtype(float)), "n": ((), np.dtype(np.int64))}
@@ -424,7 +424,7 @@ sys.path.insert(0, {here!r})
 import numpy as np
 from posterity._model.options import parse_options
 from posterity._writing.service import Service
-from posterity.steps import Steps
+from posterity._samplers.step_buffer import Steps
 from test_steps import SHAPES, add, make_epoch
 
 service = Service(parse_options(0, sys.argv[1], dict({options})))

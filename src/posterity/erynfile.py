@@ -11,23 +11,13 @@ from typing import Any
 import h5py
 import numpy as np
 
+from ._samplers.eryn.epochs import BETA, BLOBS, LOG_LIKE, LOG_PRIOR, Counted, Ensemble, Recorded, ensemble_of, epoch_of
+from ._samplers.step_buffer import MAX_BYTES
 from ._system.arrays import Array
 from ._writing.blocking import DefaultBackend
-from .branches import (
-    BETA,
-    BLOBS,
-    LOG_LIKE,
-    LOG_PRIOR,
-    Counted,
-    Ensemble,
-    Recorded,
-    ensemble_of,
-    epoch_of,
-)
 from .epoch import EpochDict
 from .errors import Damaged
 from .imported import Imported, Progress, opened, options_for
-from .steps import MAX_BYTES
 
 _ARRAYS = {"log_like": LOG_LIKE, "log_prior": LOG_PRIOR, "betas": BETA, "blobs": BLOBS}
 _NUMBERS = {"nwalkers", "ntemps", "branch_names", "iteration", "rj", "has_blobs"}

@@ -10,11 +10,11 @@ from typing import Any
 import h5py
 import numpy as np
 
+from ._samplers.emcee.epochs import Blobs, Ensemble, WalkersState
+from ._samplers.step_buffer import MAX_BYTES
 from ._writing.blocking import DefaultBackend
-from .ensemble import Blobs, Ensemble, WalkersState
 from .errors import Damaged
 from .imported import Imported, Progress, opened, options_for
-from .steps import MAX_BYTES
 
 
 def import_emcee(

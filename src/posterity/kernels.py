@@ -1,10 +1,10 @@
 """Samplers in JAX, run epoch by epoch: BlackJAX's kernels, NumPyro's and your own, and what they gave as pytrees."""
 
-from .chainkernel import ChainKernel, Tuned
-from .epochkernel import Kernel
-from .kernelrun import run_kernel, run_kernel_async
-from .numpyrokernel import NumpyroKernel
-from .pytrees import get_info, get_info_async, get_positions, get_positions_async
+from ._samplers.jax.chain_kernel import ChainKernel, Tuned
+from ._samplers.jax.kernel import Kernel
+from ._samplers.jax.numpyro_kernel import NumpyroKernel
+from ._samplers.jax.pytrees import get_info, get_info_async, get_positions, get_positions_async
+from ._samplers.jax.run_kernel import run_kernel, run_kernel_async
 
 __all__ = [
     "ChainKernel",

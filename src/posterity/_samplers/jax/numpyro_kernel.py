@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from .epochkernel import Kernel
-from .jaxtrees import Tree, jax, settled
+from .kernel import Kernel
+from .trees import Tree, jax, settled
 
 if TYPE_CHECKING:
     from jax import Array as JaxArray

@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
-from ._reading.snapshot import Snapshot
-from ._system.arrays import Array
-from ._system.process_end import report_lost
-from ._writing.admission import Ticket
-from ._writing.service import Service
-from .epoch import EpochDict
-from .errors import Closed, WriteFailed
+from posterity._reading.snapshot import Snapshot
+from posterity._system.arrays import Array
+from posterity._system.process_end import report_lost
+from posterity._writing.admission import Ticket
+from posterity._writing.service import Service
+from posterity.epoch import EpochDict
+from posterity.errors import Closed, WriteFailed
 
 if TYPE_CHECKING:
     import numpy.typing as npt

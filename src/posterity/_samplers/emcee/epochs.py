@@ -17,13 +17,13 @@ from typing import Any, NamedTuple, cast
 import msgspec
 import numpy as np
 
-from ._format.dtypes import dtype_from_text, dtype_to_text
-from ._format.flatten import flatten
-from ._reading.snapshot import Snapshot, samples_at
-from ._system.arrays import Array
-from .epoch import Epoch, EpochDict
-from .errors import EpochMismatch, NotStorable
-from .steps import Shapes
+from posterity._format.dtypes import dtype_from_text, dtype_to_text
+from posterity._format.flatten import flatten
+from posterity._reading.snapshot import Snapshot, samples_at
+from posterity._samplers.step_buffer import Shapes
+from posterity._system.arrays import Array
+from posterity.epoch import Epoch, EpochDict
+from posterity.errors import EpochMismatch, NotStorable
 
 _CLASS = f"{Epoch.__module__}.{Epoch.__qualname__}"
 

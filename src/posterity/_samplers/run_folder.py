@@ -6,8 +6,8 @@ Up the stream: `run` reads. Down the stream: `walkers` and `branched` know what 
 import os
 from pathlib import Path
 
-from ._reading.run import Run, open_run
-from ._reading.snapshot import Snapshot
+from posterity._reading.run import Run, open_run
+from posterity._reading.snapshot import Snapshot
 
 
 def run_folder(outdir: str | os.PathLike[str], name: str | None) -> Path:

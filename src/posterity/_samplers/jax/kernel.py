@@ -9,8 +9,8 @@ from abc import ABC, abstractmethod
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from .jaxtrees import Tree, describe, escaped, jax, ravelled, settled, storable
 from .pytrees import Node, leaves_of, parameter_names
+from .trees import Tree, describe, escaped, jax, ravelled, settled, storable
 
 if TYPE_CHECKING:
     from jax import Array as JaxArray

@@ -11,16 +11,17 @@ from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 
-from ._model.metadata import Metadata
-from ._model.options import parse_options
-from ._reading.snapshot import Snapshot
-from ._system.arrays import Array
-from ._writing.blocking import DefaultBackend
-from ._writing.service import Service
-from .ensemble import Blobs, Ensemble, WalkersState, read_last, read_newest, read_steps
-from .epoch import EpochDict
-from .runfolder import ReadFolder
-from .steps import Steps
+from posterity._model.metadata import Metadata
+from posterity._model.options import parse_options
+from posterity._reading.snapshot import Snapshot
+from posterity._samplers.run_folder import ReadFolder
+from posterity._samplers.step_buffer import Steps
+from posterity._system.arrays import Array
+from posterity._writing.blocking import DefaultBackend
+from posterity._writing.service import Service
+from posterity.epoch import EpochDict
+
+from .epochs import Blobs, Ensemble, WalkersState, read_last, read_newest, read_steps
 
 EPOCHS_PER_FILE = 1000
 

@@ -11,14 +11,15 @@ from collections.abc import Awaitable, Callable
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any
 
-from ._system.reader_threads import in_thread
-from ._writing.awaited import AsyncBackend
-from ._writing.blocking import DefaultBackend
-from .epoch import Epoch, EpochDict
-from .epochkernel import Kernel
-from .errors import EpochMismatch
-from .jaxtrees import Tree, jax, plain, restored, settled
+from posterity._system.reader_threads import in_thread
+from posterity._writing.awaited import AsyncBackend
+from posterity._writing.blocking import DefaultBackend
+from posterity.epoch import Epoch, EpochDict
+from posterity.errors import EpochMismatch
+
+from .kernel import Kernel
 from .pytrees import KEY, encode
+from .trees import Tree, jax, plain, restored, settled
 
 if TYPE_CHECKING:
     from jax import Array as JaxArray

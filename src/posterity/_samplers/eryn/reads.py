@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._format.dtypes import dtype_from_text
-from .branched import Look, Source, chosen_steps
-from .branches import Counted, Ensemble, Numbers, RandomState, Recorded, from_samples
-from .errors import MissingExtra
+from posterity._format.dtypes import dtype_from_text
+from posterity.errors import MissingExtra
+
+from .epochs import Counted, Ensemble, Numbers, RandomState, Recorded, from_samples
+from .run import Look, Source, chosen_steps
 
 try:
     from eryn.backends import Backend

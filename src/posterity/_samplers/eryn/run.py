@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
-from ._reading.snapshot import Snapshot, samples_at
-from ._system.arrays import Array
-from ._writing.blocking import DefaultBackend
-from .branches import Counted, Recorded, epoch_of, nothing_counted, recorded_in
-from .epoch import Epoch, EpochDict
-from .errors import Burned, EpochMismatch
-from .runfolder import ReadFolder
-from .steps import Steps
+from posterity._reading.snapshot import Snapshot, samples_at
+from posterity._samplers.run_folder import ReadFolder
+from posterity._samplers.step_buffer import Steps
+from posterity._system.arrays import Array
+from posterity._writing.blocking import DefaultBackend
+from posterity.epoch import Epoch, EpochDict
+from posterity.errors import Burned, EpochMismatch
+
+from .epochs import Counted, Recorded, epoch_of, nothing_counted, recorded_in
 
 if TYPE_CHECKING:
     import numpy.typing as npt

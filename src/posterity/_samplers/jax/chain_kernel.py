@@ -7,8 +7,8 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .epochkernel import Kernel
-from .jaxtrees import Tree, jax, jnp, members_of, settled
+from .kernel import Kernel
+from .trees import Tree, jax, jnp, members_of, settled
 
 if TYPE_CHECKING:
     from jax import Array as JaxArray

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 import msgspec
 import numpy as np
 
-from ._format.dtypes import dtype_from_text, dtype_to_text
-from ._format.flatten import flatten
-from ._model.metadata import Parameter
-from ._system.arrays import Array
-from .epoch import Epoch, EpochDict
+from posterity._format.dtypes import dtype_from_text, dtype_to_text
+from posterity._format.flatten import flatten
+from posterity._model.metadata import Parameter
+from posterity._system.arrays import Array
+from posterity.epoch import Epoch, EpochDict
 
 if TYPE_CHECKING:
     import numpy.typing as npt

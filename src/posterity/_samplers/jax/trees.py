@@ -11,8 +11,9 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from ._format.dtypes import dtype_to_text
-from .errors import EpochMismatch, MissingExtra, NotStorable
+from posterity._format.dtypes import dtype_to_text
+from posterity.errors import EpochMismatch, MissingExtra, NotStorable
+
 from .pytrees import Branch, Leaf, Node
 
 try:

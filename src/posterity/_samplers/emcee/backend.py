@@ -1,0 +1,322 @@
+"""`EmceeBackend`: emcee's samplers on a run of ours.
+
+It does what `emcee.backends.HDFBackend` does. A step costs a copy into memory, not an HDF5 file that is opened and
+closed. It needs the extra `emcee`; nothing else of the package imports this module.
+
+Up the stream: `emcee.EnsembleSampler` saves steps. Down the stream: `walkers` keeps them.
+"""
+
+import io
+import os
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from posterity._model.metadata import Metadata
+from posterity._samplers.run_folder import run_folder
+from posterity._samplers.step_buffer import MAX_AGE_S, MAX_BYTES
+from posterity._system.arrays import Array
+from posterity.errors import Closed, MissingExtra
+
+from .epochs import Blobs, Ensemble
+from .run import EPOCHS_PER_FILE, Look, Source, StoredRun, WrittenRun
+
+try:
+    import emcee
+except ImportError as error:
+    raise MissingExtra("EmceeBackend needs the package emcee: pip install 'posterity[emcee]'") from error
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from posterity._writing.status import Status
+
+_SAMPLES = {"chain": "p", "log_prob": "lp", "blobs": "blobs"}
+
+
+class EmceeBackend(emcee.backends.Backend):  # type: ignore[misc]  # emcee has no types
+    """Keeps the steps of an `emcee.EnsembleSampler` in a run folder; a drop-in for `emcee.backends.HDFBackend`.
+
+    A step that was saved is seen by every later read of this backend, and is on disk after `max_step_age_s` at the
+    latest. `flush` waits for that, `close` too, and so does the end of the process. A sampler with a backend whose run
+    has steps already goes on from the last one, as if it had never stopped: `sampler.run_mcmc(None, n)`.
+
+    In the run each walker is a chain, positions are the samples "p", log-probabilities "lp", and blobs of numbers
+    "blobs". So everything else that reads a run reads this one, `open_run` in another process for example.
+
+    Args:
+        outdir: the run folder.
+        name: the name of one of several chains: a folder in `outdir` that is the run folder then.
+        read_only: look at a run, which somebody else may be writing. Writing is a `RuntimeError` then.
+        dtype: of positions and log-probabilities, `np.longdouble` for example; by default that of the run, and float64
+            for a new one.
+        compression, compression_opts: see `DefaultBackend`; the latter is the `compression_level`.
+        max_step_age_s: how long after it was saved a step is on disk, if the disk can follow.
+        max_epoch_bytes: steps of so many bytes are an epoch, whatever their age.
+        epochs_per_file: how many epochs go to one file.
+        options: all others of `DefaultBackend`. With `inmem_epochs` the newest steps are in memory only.
+
+    `filename`, `name`: as they were given. `folder`: the run folder.
+
+    Raises:
+        EpochMismatch: the folder holds a run that isn't one of emcee's (a `ValueError`).
+        NotADirectoryError: it is a file; `import_emcee` makes a run of what `HDFBackend` wrote.
+        PosterityError: see `DefaultBackend`. `RunLocked`: somebody else writes it, and `read_only` reads it meanwhile.
+    """
+
+    def __init__(
+        self,
+        outdir: str | os.PathLike[str] = "./",
+        name: str | None = None,
+        read_only: bool = False,
+        dtype: "npt.DTypeLike | None" = None,
+        compression: str | None = None,
+        compression_opts: int | None = None,
+        *,
+        max_step_age_s: float = MAX_AGE_S,
+        max_epoch_bytes: int = MAX_BYTES,
+        epochs_per_file: int = EPOCHS_PER_FILE,
+        **options: object,
+    ) -> None:
+        self.filename = os.fsdecode(outdir)
+        self.name = name
+        self.folder = run_folder(self.filename, name)
+        self.read_only = read_only
+        self.compression = compression
+        self.compression_opts = compression_opts
+        self._asked_dtype = None if dtype is None else np.dtype(dtype)
+        self._written: WrittenRun | None = None
+        if read_only:
+            if options:
+                raise TypeError(f"{', '.join(options)}: a backend that only reads has no options for writing")
+            self._source: Source = StoredRun(self.folder)
+            return
+        if compression_opts is not None:
+            options["compression_level"] = compression_opts
+        options |= {"compression": compression, "epochs_per_file": epochs_per_file}
+        self._source = self._written = WrittenRun(
+            self.folder, options, max_age_s=max_step_age_s, max_bytes=max_epoch_bytes
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._written is None or self._written.service.is_of_this_process:  # a forked child has nothing to close
+            self.close()
+
+    def __repr__(self) -> str:
+        state = self._written.service.status() if self._written is not None else "only read"
+        return f"<{type(self).__name__} of {self.folder}: {state}>"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """A copy, in another process for example, only reads: a run has one writer."""
+        return type(self), (self.filename, self.name, True)
+
+    # ---- what the run is -----------------------------------------------------------------------------------------
+
+    @property
+    def initialized(self) -> bool:
+        """Whether there are steps, or `reset` said what they will be."""
+        return self._source.ensemble is not None
+
+    @property
+    def dtype(self) -> np.dtype[np.generic]:
+        """Of positions and log-probabilities."""
+        ensemble = self._source.ensemble
+        return self._new_dtype if ensemble is None else ensemble.dtype
+
+    @property
+    def _new_dtype(self) -> np.dtype[np.generic]:
+        return np.dtype(np.float64) if self._asked_dtype is None else self._asked_dtype
+
+    @property
+    def dtype_set(self) -> bool:
+        """Whether the dtype is more than a default."""
+        return self._asked_dtype is not None or self.initialized
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The dimensions of the ensemble, `(nwalkers, ndim)`."""
+        ensemble = self._ensemble()
+        return ensemble.nwalkers, ensemble.ndim
+
+    @property
+    def iteration(self) -> int:
+        """How many steps were saved, burned ones too."""
+        self._ensemble()
+        return self._source.total
+
+    @property
+    def accepted(self) -> Array:
+        """How many proposals of each walker were accepted, `(nwalkers,)`."""
+        ensemble, state = self._ensemble(), self._source.state
+        return np.zeros(ensemble.nwalkers) if state is None else np.array(state.accepted)
+
+    @property
+    def random_state(self) -> Any:  # what the sampler's generator takes
+        """The state of the sampler's random number generator at the last step; None before there is one."""
+        state = self._source.state
+        return None if state is None else state.random_state
+
+    def has_blobs(self) -> bool:
+        """Whether the steps have blobs."""
+        return self._ensemble().blobs is not None
+
+    def _ensemble(self) -> Ensemble:
+        ensemble = self._source.ensemble
+        if ensemble is None:
+            raise self._no_steps()
+        return ensemble
+
+    @property
+    def metadata(self) -> Metadata:
+        """What the numbers mean, and where they come from. It is given by the options `parameters` and `attributes`."""
+        return self._source.metadata
+
+    # ---- writing -------------------------------------------------------------------------------------------------
+
+    def reset(self, nwalkers: int, ndim: int) -> None:
+        """Start empty, for steps of `nwalkers` walkers in `ndim` dimensions. Removes the run that is there.
+
+        Raises:
+            RuntimeError: this only reads.
+            WriteFailed: removing its files failed (an `OSError`); the run is empty, and the attempts go on.
+        """
+        self._writable().reset(Ensemble(int(nwalkers), int(ndim), self._new_dtype))
+
+    def grow(self, ngrow: int, blobs: Array | None) -> None:  # noqa: ARG002  # emcee's signature
+        """Get ready for more steps. There is nothing to make room for; what blobs they have is noted.
+
+        Args:
+            ngrow: how many steps.
+            blobs: those of one step, (nwalkers, ...), or None.
+
+        Raises:
+            ValueError: earlier steps had others, or none.
+            NotStorable: blobs that are Python objects (a `TypeError`): pass `blobs_dtype` to the sampler.
+            RuntimeError: this only reads.
+        """
+        written = self._writable()
+        self._check_blobs(blobs)
+        if blobs is not None:
+            written.expect_blobs(Blobs.like(np.asarray(blobs)))
+
+    def save_step(self, state: Any, accepted: Array) -> None:  # an emcee.State
+        """Save a step. It is copied, and seen by every later read; it is on disk after `max_step_age_s` at the latest.
+
+        It waits only when the disk is so far behind that the mailbox is full.
+
+        Args:
+            state: an `emcee.State`: coords (nwalkers, ndim), log_prob (nwalkers,), blobs (nwalkers, ...) or None.
+            accepted: whether the proposal of each walker was accepted, (nwalkers,).
+
+        Raises:
+            ValueError: the state doesn't fit the ensemble.
+            RuntimeError: this only reads.
+            MailboxFull, WriteFailed, Closed, Forked: see `DefaultBackend.ingest`. The step wasn't saved.
+        """
+        written = self._writable()
+        self._check(state, accepted)
+        written.save(state, accepted)
+
+    def flush(self, publish: bool = False) -> None:
+        """Wait until all steps saved so far survive a power cut. See `DefaultBackend.flush`."""
+        written = self._writable()
+        written.steps.hand_over()
+        written.face.flush(publish)
+
+    @property
+    def status(self) -> "Status":
+        """What the writer is doing; never waits. Steps that are only gathered so far aren't in its counts."""
+        return self._writable().face.status
+
+    def close(self, timeout_s: float | None = 60) -> None:
+        """Write all, publish, and let the folder go; idempotent. Reading goes on, from the folder.
+
+        Raises:
+            NotWritten: not all was written in time (a `TimeoutError`); the attempts go on.
+        """
+        written = self._written
+        if written is not None:
+            written.face.close(timeout_s)
+            self._written = None
+            self._source = StoredRun(self.folder)
+        elif isinstance(self._source, StoredRun):
+            self._source.close()
+
+    def open(self, mode: str = "r") -> None:
+        """Not for a run: it isn't one HDF5 file. `posterity.open_run` gives what can be read from it.
+
+        Raises:
+            io.UnsupportedOperation: always (an `OSError`).
+        """
+        raise io.UnsupportedOperation(
+            f"{self.folder} is a run folder and no HDF5 file to open with mode {mode!r}; use posterity.open_run"
+        )
+
+    def _writable(self) -> "WrittenRun":
+        if self._written is not None:
+            return self._written
+        if self.read_only:
+            raise RuntimeError(f"the backend of {self.folder} only reads; open it with read_only=False to write")
+        raise Closed(f"the backend of {self.folder} was closed; open it again to go on")
+
+    # ---- reading -------------------------------------------------------------------------------------------------
+
+    def get_value(self, name: str, flat: bool = False, thin: int = 1, discard: int = 0) -> Array | None:
+        """Steps `discard + thin - 1`, and then every `thin`-th, but for those that are burned.
+
+        Args:
+            name: "chain", "log_prob" or "blobs".
+            flat: give `(nsteps * nwalkers, ...)`, step by step, in place of `(nsteps, nwalkers, ...)`.
+            thin: take only every `thin`-th step.
+            discard: leave out so many steps at the beginning of the run.
+
+        Returns:
+            An array of the caller's own; None for blobs if there are none.
+
+        Raises:
+            AttributeError: there are no steps yet.
+            KeyError: another name.
+            ValueError: `thin` is below 1.
+        """
+        if name not in _SAMPLES:
+            raise KeyError(f"steps have no {name!r}; they have {', '.join(_SAMPLES)}")
+        if thin < 1:
+            raise ValueError(f"thin must be at least 1, got {thin}")
+        look = self._look()
+        with look.snapshot:
+            if name == "blobs" and look.ensemble.blobs is None:
+                return None
+            steps = range(look.nsteps)
+            found = look.read(_SAMPLES[name], steps[discard + thin - 1 :: thin])
+        return found.reshape(found.shape[0] * found.shape[1], *found.shape[2:]) if flat else found
+
+    def get_last_sample(self) -> emcee.State:
+        """The last step, with the random state, to go on from.
+
+        Raises:
+            AttributeError: there are no steps yet.
+        """
+        look = self._look()
+        with look.snapshot:
+            step = look.last()
+        return emcee.State(
+            step["p"],
+            log_prob=step["lp"],
+            blobs=step.get("blobs"),
+            random_state=None if look.state is None else look.state.random_state,
+        )
+
+    def _look(self) -> Look:
+        look = self._source.look()
+        if look is None or not look.nsteps:
+            raise self._no_steps()
+        return look
+
+    def _no_steps(self) -> AttributeError:
+        return AttributeError(f"{self.folder} holds no steps yet: run the sampler with store=True first")

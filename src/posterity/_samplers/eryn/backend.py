@@ -1,0 +1,377 @@
+"""`ErynBackend`: Eryn's sampler on a run of ours.
+
+It does what `eryn.backends.HDFBackend` does. A step costs a copy into memory, not an HDF5 file that is opened and
+closed. Eryn's diagnostics are inherited from Eryn's own class. It needs the extra `eryn`; nothing else of the package
+imports this module.
+
+Up the stream: `eryn.ensemble.EnsembleSampler` saves steps. Down the stream: `branched` keeps them.
+"""
+
+import io
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, cast
+
+import numpy as np
+
+from posterity._format.dtypes import dtype_from_text
+from posterity._format.flatten import flatten
+from posterity._model.metadata import check_parameters
+from posterity._model.options import parse_options
+from posterity._samplers.run_folder import run_folder
+from posterity._samplers.step_buffer import MAX_AGE_S, MAX_BYTES
+from posterity._system.arrays import Array
+from posterity._writing.blocking import DefaultBackend
+from posterity.epoch import Epoch
+from posterity.errors import Closed, EpochMismatch, RunExists
+
+from .epochs import (
+    ACCEPTED,
+    BETA,
+    BLOBS,
+    LOG_LIKE,
+    LOG_PRIOR,
+    RJ_ACCEPTED,
+    SWAPS_ACCEPTED,
+    Counted,
+    Ensemble,
+    Numbers,
+    RandomState,
+    Recorded,
+    ensemble_of,
+    masked,
+    nothing_counted,
+)
+from .reads import ErynReads
+from .run import Source, StoredRun, WrittenRun, read_recorded
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    from eryn.state import State
+
+    from posterity._writing.status import Status
+
+EPOCHS_PER_FILE = 1000
+
+
+class ErynBackend(ErynReads):
+    """Keeps the steps of Eryn's `EnsembleSampler` in a run folder; a drop-in for `eryn.backends.HDFBackend`.
+
+    A step that was saved is seen by every later read of this backend, and is on disk after `max_step_age_s` at the
+    latest. `flush` waits for that, `close` too, and so does the end of the process. A sampler with a backend whose run
+    has steps already goes on from the last one: `sampler.run_mcmc(None, n)`. See `numpy_random_state`.
+
+    In the run each walker of each temperature is a chain, one temperature after the other. The leaves of the first
+    branch are the samples "p", those of another one "p_<name>"; which of them are there "inds" and "inds_<name>". The
+    samples "ll", "lp", "beta" and "blobs" are what they are called. So everything else that reads a run reads this one,
+    `open_run` in another process for example.
+
+    Args:
+        outdir: the run folder.
+        name: the name of one of several chains: a folder in `outdir` that is the run folder then.
+        read_only: look at a run, which somebody else may be writing. Writing is a `RuntimeError` then.
+        dtype: of all numbers but blobs; by default that of the run, and float64 for a new one.
+        compression: see `DefaultBackend`.
+        compression_opts: its `compression_level`.
+        store_missing_leaves: stands in the chain where a leaf isn't there.
+        parameters: branch -> names of its parameters, or a `Parameter` with label and unit for each; of the only
+            branch also a list. By default the keys of the priors. They count when a run begins.
+        max_step_age_s: how long after it was saved a step is on disk, if the disk can follow.
+        max_epoch_bytes: steps of so many bytes are an epoch, whatever their age.
+        epochs_per_file: how many epochs go to one file.
+        options: all others of `DefaultBackend`, but for `burn` and `chains`.
+
+    Raises:
+        EpochMismatch: the folder holds a run that isn't one of Eryn's, or has another dtype (a `ValueError`).
+        NotADirectoryError: it is a file.
+        PosterityError: see `DefaultBackend`. `RunLocked`: somebody else writes it, and `read_only` reads it meanwhile.
+    """
+
+    def __init__(
+        self,
+        outdir: str | os.PathLike[str] = "./",
+        name: str | None = None,
+        read_only: bool = False,
+        dtype: "npt.DTypeLike | None" = None,
+        compression: str | None = None,
+        compression_opts: int | None = None,
+        store_missing_leaves: float = np.nan,
+        *,
+        parameters: object = None,
+        max_step_age_s: float = MAX_AGE_S,
+        max_epoch_bytes: int = MAX_BYTES,
+        epochs_per_file: int = EPOCHS_PER_FILE,
+        **options: Any,
+    ) -> None:
+        self.name = name
+        self.outdir = run_folder(outdir, name).absolute()
+        self.read_only = read_only
+        self.compression = compression
+        self.compression_opts = compression_opts
+        self.store_missing_leaves = store_missing_leaves
+        self._asked_dtype = None if dtype is None else np.dtype(dtype)
+        self._parameters = {} if parameters is None else check_parameters(parameters)
+        self._max_age_s, self._max_bytes = max_step_age_s, max_epoch_bytes
+        self._written: WrittenRun | None = None
+        self._source: Source = StoredRun(self.outdir)
+        if read_only:
+            if options:
+                raise TypeError(f"{', '.join(options)}: a backend that only reads has no options for writing")
+            return
+        if compression_opts is not None:
+            options["compression_level"] = compression_opts
+        self._options = {**options, "compression": compression, "epochs_per_file": epochs_per_file}
+        if "burn" in options or "chains" in options:
+            raise TypeError("burn and chains aren't for a backend of Eryn's: use discard= when reading")
+        self._replaces = options.get("mode") == "w"
+        parse_options(0, self.outdir, self._options)
+        if not self._replaces:
+            self._continue()
+
+    def _continue(self) -> None:
+        """Go on with the run that is there, if one is."""
+        face: DefaultBackend[Epoch] = DefaultBackend(0, outdir=self.outdir, **self._options)
+        recorded = None
+        try:
+            with face.snapshot() as snapshot:
+                recorded = read_recorded(snapshot, self.outdir)
+            if recorded is not None:
+                self._check_dtype(recorded.ensemble)
+                self._write(face, recorded)
+        finally:
+            if self._written is None:
+                face.close()
+
+    def _check_dtype(self, ensemble: Ensemble) -> None:
+        known = dtype_from_text(ensemble.dtype)
+        if self._asked_dtype not in (None, known):
+            raise EpochMismatch(
+                f"the run in {self.outdir} has dtype {known}, and {self._asked_dtype} was asked for; leave it out"
+            )
+
+    def _write(self, face: DefaultBackend[Epoch], recorded: Recorded) -> None:
+        self._written = WrittenRun(face, recorded, max_bytes=self._max_bytes, max_age_s=self._max_age_s)
+        self._source, self._replaces = self._written, True
+        for name, value in recorded.info.items():
+            setattr(self, name, value)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._written is None or self._written.service.is_of_this_process:  # a forked child has nothing to close
+            self.close()
+
+    def __repr__(self) -> str:
+        state = self._written.face.status if self._written is not None else "only read"
+        return f"<{type(self).__name__} of {self.outdir}: {state}>"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """A copy, in another process for example, only reads: a run has one writer."""
+        missing = self.store_missing_leaves
+        return type(self), (self.outdir, None, True, None, self.compression, self.compression_opts, missing)
+
+    # ---- beginning -----------------------------------------------------------------------------------------------
+
+    def reset(
+        self,
+        nwalkers: int,
+        ndims: object,
+        nleaves_max: object = 1,
+        ntemps: int = 1,
+        branch_names: str | Sequence[str] | None = None,
+        nbranches: int = 1,
+        rj: bool = False,
+        moves: Iterable[str] | None = None,
+        key_order: Mapping[str, Iterable[str | int]] | None = None,
+        **info: object,
+    ) -> None:
+        """Start empty. Removes the run that is there.
+
+        Args:
+            nwalkers: walkers at each temperature.
+            ndims: parameters of a leaf: a number for one branch, a list, or a dict by branch.
+            nleaves_max: the most leaves, in the same way.
+            ntemps: temperatures.
+            branch_names: by default "model_0", "model_1", ...
+            nbranches: how many there are, without names.
+            rj: whether leaves come and go.
+            moves: names of the moves of which the acceptance is kept.
+            key_order: branch -> what its parameters are called.
+            info: anything else that an epoch can hold. It is kept with the run, and set as attributes here.
+
+        Raises:
+            RuntimeError: this only reads.
+            ValueError: the numbers and names contradict each other.
+            NotStorable: a name or an item of `info` can't be stored (a `TypeError`).
+            RunExists: somebody else began a run in the folder (a `FileExistsError`).
+            WriteFailed, NotWritten: removing the files failed (an `OSError`).
+        """
+        self._check_may_write()
+        dtype = np.dtype(np.float64) if self._asked_dtype is None else self._asked_dtype
+        ensemble = ensemble_of(
+            nwalkers, ndims, nleaves_max, ntemps, branch_names,
+            nbranches=nbranches, rj=rj, moves=moves, key_order=key_order, dtype=dtype,
+        )  # fmt: skip
+        flatten({"info": info})
+        options = {**self._options, "chains": ensemble.chains, "parameters": ensemble.parameters(self._parameters)}
+        if self._written is not None:
+            self._written.face.reset()
+            self.close()
+        if not self._replaces:
+            self._check_none_began()
+        options["mode"] = "w"  # what is there, if anything is, has no steps
+        face: DefaultBackend[Epoch] = DefaultBackend(0, outdir=self.outdir, **options)
+        self._write(face, Recorded(ensemble, info, nothing_counted(ensemble)))
+
+    def _check_none_began(self) -> None:
+        run = StoredRun(self.outdir)
+        try:
+            if run.recorded is not None:
+                raise RunExists(f"somebody else began a run in {self.outdir} since this backend was made")
+        finally:
+            run.close()
+
+    def reset_base(self) -> None:
+        """Start empty, with what the last chain was started with."""
+        args, kwargs = self.reset_args, self.reset_kwargs
+        self.reset(*args, **kwargs)
+
+    def _check_may_write(self) -> None:
+        if self.read_only:
+            raise RuntimeError(f"the backend of {self.outdir} only reads; open it with read_only=False to write")
+
+    # ---- adding --------------------------------------------------------------------------------------------------
+
+    def grow(self, ngrow: int, blobs: Array | None) -> None:  # noqa: ARG002  # Eryn's signature
+        """Get ready for more steps. There is nothing to make room for; what blobs they have is noted.
+
+        Args:
+            ngrow: how many steps.
+            blobs: those of one step, `(ntemps, nwalkers, ...)`, or None.
+
+        Raises:
+            ValueError: earlier steps had others, or none.
+            NotStorable: blobs that can't be stored (a `TypeError`).
+            RuntimeError: this only reads.
+        """
+        written = self._writable()
+        self._check_blobs(blobs)
+        if blobs is not None:
+            written.expect_blobs(np.asarray(blobs))
+
+    def save_step(
+        self,
+        state: "State",
+        accepted: Numbers,
+        rj_accepted: Numbers | None = None,
+        swaps_accepted: Numbers | None = None,
+        moves_accepted_fraction: Mapping[str, Array] | None = None,
+    ) -> None:
+        """Save a step. It is copied, and seen by every later read; it is on disk after `max_step_age_s` at the latest.
+
+        It waits only when the disk is so far behind that the mailbox is full.
+
+        Args:
+            state: an `eryn.state.State`: where the walkers are.
+            accepted: how many proposals within a model each walker accepted in this step, `(ntemps, nwalkers)`.
+            rj_accepted: the same, of proposals between models.
+            swaps_accepted: swaps between neighbouring temperatures, `(ntemps - 1,)`.
+            moves_accepted_fraction: name of a move -> the part it accepted so far, `(ntemps, nwalkers)`.
+
+        Raises:
+            ValueError: something has another shape than `reset` and `grow` said.
+            RuntimeError: this only reads.
+            MailboxFull, WriteFailed, Closed, Forked: see `DefaultBackend.ingest`. The step wasn't saved.
+        """
+        written = self._writable()
+        self._check(state, accepted, rj_accepted=rj_accepted, swaps_accepted=swaps_accepted)
+        ensemble, before = written.ensemble, written.counted
+        if moves_accepted_fraction is not None and ensemble.moves is None:
+            raise ValueError("moves_accepted_fraction was given, and reset() was told of no moves")
+        swaps: Numbers = np.zeros(ensemble.ntemps - 1) if swaps_accepted is None else swaps_accepted
+        step = _samples_of(state, ensemble, self.store_missing_leaves)
+        step |= {ACCEPTED: np.reshape(accepted, -1), SWAPS_ACCEPTED: swaps}
+        jumps = None
+        if before.rj_accepted is not None and rj_accepted is not None:
+            step[RJ_ACCEPTED] = np.reshape(rj_accepted, -1)
+            jumps = before.rj_accepted + rj_accepted
+        counted = Counted(
+            before.accepted + accepted,
+            before.swaps_accepted + swaps,
+            jumps,
+            _fractions(before.moves, moves_accepted_fraction),
+            None if state.random_state is None else tuple(state.random_state),
+            cast("RandomState", np.random.get_state()),  # noqa: NPY002  # Eryn's moves draw from that one
+        )
+        written.steps.add(step, counted)
+
+    def flush(self, publish: bool = False) -> None:
+        """Wait until all steps saved so far survive a power cut. See `DefaultBackend.flush`."""
+        written = self._writable()
+        written.steps.hand_over()
+        written.face.flush(publish)
+
+    @property
+    def status(self) -> "Status":
+        """What the writer is doing; never waits. Steps that are only gathered so far aren't in its counts."""
+        return self._writable().face.status
+
+    def close(self, timeout_s: float | None = 60) -> None:
+        """Write all, publish, and let the folder go; idempotent. Reading goes on, from the folder.
+
+        Raises:
+            NotWritten: not all was written in time (a `TimeoutError`); the attempts go on.
+        """
+        if self._written is not None:
+            self._written.face.close(timeout_s)
+            self._written = None
+            self._source = StoredRun(self.outdir)
+        elif isinstance(self._source, StoredRun):
+            self._source.close()
+
+    def open(self, mode: str = "r") -> None:
+        """Not for a run: it isn't one HDF5 file. `posterity.open_run` gives what can be read from it.
+
+        Raises:
+            io.UnsupportedOperation: always (an `OSError`).
+        """
+        raise io.UnsupportedOperation(
+            f"{self.outdir} is a run folder and no HDF5 file to open with mode {mode!r}; use posterity.open_run"
+        )
+
+    def _writable(self) -> WrittenRun:
+        self._check_may_write()
+        if self._written is not None:
+            return self._written
+        if self.initialized:
+            raise Closed(f"the backend of {self.outdir} was closed; open it again to go on")
+        raise AttributeError(f"{self.outdir} holds no run yet: call reset() first, as a sampler does")
+
+
+def _samples_of(state: "State", ensemble: Ensemble, missing: float) -> "dict[str, npt.ArrayLike]":
+    """A step of the sampler as samples, name -> what fits into `(nchain, dim)`. Nothing is copied that needn't be."""
+    nchain = ensemble.nchain
+    step: dict[str, npt.ArrayLike] = {
+        LOG_LIKE: state.log_like.reshape(nchain, 1),
+        LOG_PRIOR: state.log_prior.reshape(nchain, 1),
+        BETA: np.nan if state.betas is None else np.repeat(state.betas, ensemble.nwalkers)[:, None],
+    }
+    for branch in ensemble.branches:
+        coords, inds = state.branches[branch.name].coords, state.branches[branch.name].inds
+        points = coords if inds.all() else masked(coords, inds, missing)
+        step[branch.points] = points.reshape(nchain, branch.dim)
+        step[branch.inds] = inds.reshape(nchain, branch.nleaves_max)
+    if state.blobs is not None:
+        step[BLOBS] = np.reshape(state.blobs, (nchain, -1))
+    return step
+
+
+def _fractions(known: dict[str, Numbers] | None, given: Mapping[str, Array] | None) -> dict[str, Numbers] | None:
+    """What each move accepted by now, our own."""
+    if known is None or given is None:
+        return known
+    return {name: np.array(given[name], float) for name in known}
