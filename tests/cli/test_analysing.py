@@ -6,10 +6,11 @@ from arviz_stats.base import array_stats
 from runs import draws, write_run
 
 from posterity import DefaultBackend, Parameter, open_run
+from posterity._analysis.components import components_of, read_each
+from posterity._analysis.plots import autocorrelation
 from posterity.cli.analysing import chosen_chains
 from posterity.cli.exits import Refused
-from posterity.components import components_of, read_each
-from posterity.plots import autocorrelation, plot
+from posterity.plots import plot
 from posterity.summaries import Summary, summarize
 
 KINDS = ["trace", "rank", "autocorr", "pair"]
@@ -111,7 +112,7 @@ def test_what_makes_no_sense_ends_with_2(cli, tmp_path, words, told):
 
 def test_components_are_read_in_blocks(tmp_path, monkeypatch):
     """What is too much at once is read a few components at a time, compressed or not, with the same numbers."""
-    monkeypatch.setattr("posterity.components._BLOCK_BYTES", 3 * 8 * 2 * 120)  # two of five
+    monkeypatch.setattr("posterity._analysis.components._BLOCK_BYTES", 3 * 8 * 2 * 120)  # two of five
     p = draws(120, nchain=3, dim=5)
     for name, options in (("plain", {}), ("packed", {"compression": "gzip"})):
         with DefaultBackend(outdir=tmp_path / name, **options) as backend:

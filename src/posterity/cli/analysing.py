@@ -13,7 +13,7 @@ from .terminal import count, figure, print_json, print_table, progress, say
 from .words import Burn, Chains, Json, Pars, RunFolder, Thin
 
 if TYPE_CHECKING:
-    from posterity.summaries import Summary
+    from posterity._analysis.summaries import Summary
 
 _SLICE = re.compile(r"(-?\d*):(-?\d*)(?::(-?\d*))?|(\d+)")
 
@@ -40,8 +40,8 @@ def summary(
 
     Parameters are read one after the other: a run may be larger than memory. Needs the extra stats.
     """
+    from posterity._analysis.summaries import summarize
     from posterity._reading.run import open_run
-    from posterity.summaries import summarize
 
     asked: dict[str, Any] = {"burn": burn, "thin": thin, "pars": pars, "chains": chosen_chains(chains)}
     with open_run(run) as opened, opened.snapshot() as snapshot, progress("summing up") as shown:
@@ -98,8 +98,8 @@ def plot(
     A picture that is there is replaced. Needs the extra plot. Of many parameters the first few are drawn, and
     the picture says so; --pars takes others.
     """
+    from posterity._analysis.plots import save_plot
     from posterity._reading.run import open_run
-    from posterity.plots import save_plot
 
     target = output or Path(f"{kind}.png")
     asked: dict[str, Any] = {"burn": burn, "thin": thin, "pars": pars, "chains": chosen_chains(chains)}

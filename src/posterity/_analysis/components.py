@@ -12,8 +12,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from ._model.metadata import Parameter
-from ._reading.snapshot import Snapshot
+from posterity._model.metadata import Parameter
+from posterity._reading.snapshot import Snapshot
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 _BLOCK_BYTES = 1 << 26
