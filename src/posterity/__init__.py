@@ -10,6 +10,10 @@ from typing import TYPE_CHECKING
 from ._system.old_pickles import find_moved as _find_moved
 
 if TYPE_CHECKING:
+    from ._admin.compact import Compaction, compact
+    from ._admin.repair import Repairs, repair
+    from ._admin.run_info import EpochInfo, RunInfo, find_runs, run_epochs, run_info
+    from ._admin.verify import Findings, Problem, verify
     from ._convergence.diagnosis import Diagnosis
     from ._convergence.diagnostics import Diagnostics, Stop
     from ._format.single_file import read_epoch
@@ -23,8 +27,6 @@ if TYPE_CHECKING:
     from ._writing.blocking import DefaultBackend
     from ._writing.receipts import Promise, Receipt
     from ._writing.status import Status
-    from .audit import Findings, Problem, verify
-    from .compaction import Compaction, compact
     from .epoch import Epoch
     from .errors import (
         Burned,
@@ -52,8 +54,6 @@ if TYPE_CHECKING:
     from .export import export_netcdf, export_zarr
     from .imported import Imported
     from .importjexplore import import_jexplore
-    from .repairs import Repairs, repair
-    from .runinfo import EpochInfo, RunInfo, find_runs, run_epochs, run_info
 
 __version__ = "0.1.0"
 
@@ -119,9 +119,9 @@ _MODULES = {
     "_writing.awaited": ["AsyncBackend"],
     "_reading.async_run": ["AsyncRun"],
     "_reading.async_snapshot": ["AsyncSnapshot"],
-    "audit": ["Findings", "Problem", "verify"],
+    "_admin.verify": ["Findings", "Problem", "verify"],
     "_writing.blocking": ["DefaultBackend"],
-    "compaction": ["Compaction", "compact"],
+    "_admin.compact": ["Compaction", "compact"],
     "_convergence.diagnosis": ["Diagnosis"],
     "_convergence.diagnostics": ["Diagnostics", "Stop"],
     "epoch": ["Epoch"],
@@ -152,9 +152,9 @@ _MODULES = {
     "importing": ["Imported", "import_jexplore"],
     "_model.metadata": ["Metadata", "Parameter"],
     "_writing.receipts": ["Promise", "Receipt"],
-    "repairs": ["Repairs", "repair"],
+    "_admin.repair": ["Repairs", "repair"],
     "_reading.run": ["Run", "open_run"],
-    "runinfo": ["EpochInfo", "RunInfo", "find_runs", "run_epochs", "run_info"],
+    "_admin.run_info": ["EpochInfo", "RunInfo", "find_runs", "run_epochs", "run_info"],
     "_format.single_file": ["read_epoch"],
     "_reading.snapshot": ["Snapshot"],
     "_model.states": ["State"],

@@ -114,7 +114,7 @@ def test_who_closes_the_pipe_ends_it_quietly(run):
 
 def test_a_bug_is_told_as_one(cli, monkeypatch):
     """One line with its name; the traceback comes with POSTERITY_TRACEBACK."""
-    monkeypatch.setattr("posterity.runinfo.find_runs", lambda folder: 1 / 0)
+    monkeypatch.setattr("posterity._admin.run_info.find_runs", lambda folder: 1 / 0)
     cli("ls", code=70)
     assert "this is a bug in posterity: ZeroDivisionError" in cli.errors
 

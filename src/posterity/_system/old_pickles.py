@@ -11,9 +11,13 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 MOVED: dict[str, str] = {
+    "posterity.audit": "posterity._admin.verify",
+    "posterity.compaction": "posterity._admin.compact",
     "posterity.diagnostics": "posterity._convergence.diagnostics",
     "posterity.draws": "posterity._reading.draws",
     "posterity.metadata": "posterity._model.metadata",
+    "posterity.repairs": "posterity._admin.repair",
+    "posterity.runinfo": "posterity._admin.run_info",
     "posterity.states": "posterity._model.states",
     "posterity.status": "posterity._writing.status",
     "posterity.variables": "posterity._reading.variables",

@@ -17,7 +17,7 @@ def verify(run: RunFolder, /, *, json: Json = False) -> Exit:
 
     All of the run is read once. Ends with 1 if something is damaged. A writer isn't disturbed.
     """
-    from posterity.audit import verify as look
+    from posterity._admin.verify import verify as look
 
     with progress("verifying") as shown:
         findings = look(run, progress=shown)
@@ -51,7 +51,7 @@ def repair(
     name. Numbers that are damaged stay damaged; the other epochs can be read. Ends with 1 if epochs are lost.
     Nobody may write the run meanwhile.
     """
-    from posterity.repairs import repair as mend
+    from posterity._admin.repair import repair as mend
 
     with progress("repairing"):
         repairs = mend(run, outfile_fmt=names)
@@ -68,7 +68,7 @@ def compact(run: RunFolder, /, *, json: Json = False) -> Exit:
     That is burned samples, and the history in its journal. A run that was closed has given back nearly
     all of it by itself. Nobody may write the run meanwhile.
     """
-    from posterity.compaction import compact as squeeze
+    from posterity._admin.compact import compact as squeeze
 
     logging.getLogger("posterity.service").setLevel(logging.ERROR)  # that the run is continued is no news here
     with progress("compacting"):

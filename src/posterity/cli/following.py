@@ -13,8 +13,8 @@ from .terminal import console, count, duration, facts_table, moment, print_json_
 from .words import RunFolder
 
 if TYPE_CHECKING:
+    from posterity._admin.follow import Pulse
     from posterity._convergence.diagnostics import Diagnostics
-    from posterity.pulse import Pulse
 
 
 def tail(
@@ -53,9 +53,9 @@ def tail(
     Ctrl-C ends it. R-hat and ESS are the worst of all parameters. What is seen is what is on disk. How many epochs are
     queued is known in the writer's process alone; how long ago something was written is told here.
     """
+    from posterity._admin.follow import follow
     from posterity._convergence.diagnosis import Diagnosis
     from posterity._convergence.diagnostics import Stop
-    from posterity.pulse import follow
 
     is_asked = rhat is not None or ess is not None
     if bare and is_asked:

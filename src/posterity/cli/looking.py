@@ -10,7 +10,7 @@ from .terminal import complain, count, moment, print_facts, print_json, print_ta
 from .words import Json, RunFolder
 
 if TYPE_CHECKING:
-    from posterity.runinfo import RunInfo
+    from posterity._admin.run_info import RunInfo
 
 MOST_NAMES = 12
 
@@ -20,7 +20,7 @@ def info(run: RunFolder, /, *, json: Json = False) -> Exit:
 
     Only the journal is read, so it is quick for large runs, and a writer isn't disturbed.
     """
-    from posterity.runinfo import run_info
+    from posterity._admin.run_info import run_info
 
     found = run_info(run)
     if json:
@@ -91,8 +91,8 @@ def ls(folder: Annotated[Path, Parameter(name="FOLDER")] = Path(), /, *, json: J
     Args:
         folder: where to look.
     """
+    from posterity._admin.run_info import find_runs, run_info
     from posterity.errors import PosterityError
-    from posterity.runinfo import find_runs, run_info
 
     found, code = [], Exit.FINE
     for path in find_runs(folder):
@@ -127,7 +127,7 @@ def ls(folder: Annotated[Path, Parameter(name="FOLDER")] = Path(), /, *, json: J
 
 def epochs(run: RunFolder, /, *, json: Json = False) -> Exit:
     """List the epochs of a run."""
-    from posterity.runinfo import run_epochs
+    from posterity._admin.run_info import run_epochs
 
     found = run_epochs(run)
     if json:

@@ -10,16 +10,15 @@ from pathlib import Path
 
 import msgspec
 
+from posterity._format.file_reader import Reader
+from posterity._format.frame import Stamp
+from posterity._model.file_names import DEFAULT_FMT, JOURNAL, candidates, file_name, numbered
 from posterity._store import journal
-
-from ._format.file_reader import Reader
-from ._format.frame import Stamp
-from ._model.file_names import DEFAULT_FMT, JOURNAL, candidates, file_name, numbered
-from ._store.catalog import Catalog, replayed
-from ._store.file_lookup import open_place
-from ._store.records import Place
-from ._system.disk import Disk
-from .errors import Damaged
+from posterity._store.catalog import Catalog, replayed
+from posterity._store.file_lookup import open_place
+from posterity._store.records import Place
+from posterity._system.disk import Disk
+from posterity.errors import Damaged
 
 
 class Problem(msgspec.Struct, frozen=True):

@@ -10,15 +10,14 @@ from pathlib import Path
 
 import msgspec
 
+from posterity._format.layout import layout_of
+from posterity._format.samples import sample_shapes
+from posterity._model.file_names import JOURNAL, file_name
+from posterity._model.metadata import Metadata
 from posterity._store import journal
-
-from ._format.layout import layout_of
-from ._format.samples import sample_shapes
-from ._model.file_names import JOURNAL, file_name
-from ._model.metadata import Metadata
-from ._store.catalog import Catalog, replayed
-from ._store.lock import writer_of
-from ._system.disk import Disk
+from posterity._store.catalog import Catalog, replayed
+from posterity._store.lock import writer_of
+from posterity._system.disk import Disk
 
 
 class Name(msgspec.Struct, frozen=True):

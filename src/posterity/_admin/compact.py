@@ -13,13 +13,13 @@ from typing import Any
 import msgspec
 
 from posterity._store import journal
+from posterity._store.catalog import replayed
+from posterity._store.journal import Journal
+from posterity._store.lock import Lock
+from posterity._system.disk import Disk
+from posterity._writing.blocking import DefaultBackend
 
-from ._store.catalog import replayed
-from ._store.journal import Journal
-from ._store.lock import Lock
-from ._system.disk import Disk
-from ._writing.blocking import DefaultBackend
-from .runinfo import run_info
+from .run_info import run_info
 
 
 class Compaction(msgspec.Struct, frozen=True):

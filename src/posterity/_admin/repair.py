@@ -9,16 +9,15 @@ from pathlib import Path
 
 import msgspec
 
+from posterity._model.file_names import DEFAULT_FMT, JOURNAL, candidates, numbered, set_aside_name
 from posterity._store import journal
-
-from ._model.file_names import DEFAULT_FMT, JOURNAL, candidates, numbered, set_aside_name
-from ._store.catalog import Catalog, replayed
-from ._store.journal import Journal
-from ._store.lock import Lock
-from ._store.rebuild import Source, catalog_from_files, head_of, newest
-from ._store.records import Began, Burned
-from ._system.disk import Disk
-from .errors import Damaged
+from posterity._store.catalog import Catalog, replayed
+from posterity._store.journal import Journal
+from posterity._store.lock import Lock
+from posterity._store.rebuild import Source, catalog_from_files, head_of, newest
+from posterity._store.records import Began, Burned
+from posterity._system.disk import Disk
+from posterity.errors import Damaged
 
 
 class Repairs(msgspec.Struct, frozen=True):
