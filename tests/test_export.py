@@ -19,9 +19,9 @@ from posterity import (
     Parameter,
     export_netcdf,
     export_zarr,
-    netcdffile,
     open_run,
 )
+from posterity._interop import netcdf_file
 
 LENGTHS = [7, 3, 10, 1, 6]
 NSAMPLES = sum(LENGTHS)
@@ -63,10 +63,10 @@ def test_what_is_written_is_the_tree(run, tmp_path, export, opened, name, compre
 def test_epochs_of_any_size_are_cut_into_pieces(run, tmp_path, monkeypatch, export, opened, name, compression):
     """Small epochs are read together, large ones are written in pieces, and chunks need not end where they do."""
     for read, written, chunk in [(1, 1, 100), (1000, 300, 100), (500, 1, 150), (1 << 20, 1 << 20, 1)]:
-        monkeypatch.setattr("posterity.export._READ_BYTES", read)
-        monkeypatch.setattr("posterity.export._WRITTEN_BYTES", written)
-        monkeypatch.setattr("posterity.netcdffile.NetcdfFile.chunk_bytes", chunk)
-        monkeypatch.setattr("posterity.zarrfolder.ZarrFolder.chunk_bytes", chunk)
+        monkeypatch.setattr("posterity._interop.export._READ_BYTES", read)
+        monkeypatch.setattr("posterity._interop.export._WRITTEN_BYTES", written)
+        monkeypatch.setattr("posterity._interop.netcdf_file.NetcdfFile.chunk_bytes", chunk)
+        monkeypatch.setattr("posterity._interop.zarr_store.ZarrFolder.chunk_bytes", chunk)
         export(run, tmp_path / name, named=False, overwrite=True, compression=compression)
         with xr.open_datatree(tmp_path / name, **opened) as tree:
             np.testing.assert_array_equal(tree["posterior/p"], numbers(0, NSAMPLES)[:, :, 5:].transpose(0, 2, 1))
@@ -92,10 +92,10 @@ def test_backends_and_snapshots_are_exported_too(tmp_path, export, opened, name)
 @formats
 def test_progress_is_told_in_bytes(run, tmp_path, monkeypatch, export, opened, name):
     """It grows, and ends with all of them."""
-    monkeypatch.setattr("posterity.export._READ_BYTES", 1)
-    monkeypatch.setattr("posterity.export._WRITTEN_BYTES", 1)
-    monkeypatch.setattr("posterity.netcdffile.NetcdfFile.chunk_bytes", 300)
-    monkeypatch.setattr("posterity.zarrfolder.ZarrFolder.chunk_bytes", 300)
+    monkeypatch.setattr("posterity._interop.export._READ_BYTES", 1)
+    monkeypatch.setattr("posterity._interop.export._WRITTEN_BYTES", 1)
+    monkeypatch.setattr("posterity._interop.netcdf_file.NetcdfFile.chunk_bytes", 300)
+    monkeypatch.setattr("posterity._interop.zarr_store.ZarrFolder.chunk_bytes", 300)
     told = []
     export(run, tmp_path / name, pars=["p"], progress=lambda done, total: told.append((done, total)))
     nbytes = NCHAIN * 2 * 8 * (NSAMPLES - 5)
@@ -176,7 +176,7 @@ def test_a_disk_that_fills_up_does_not_end_the_process(run, tmp_path, monkeypatc
             raise OSError(errno.ENOSPC, "No space left on device")
         return written(fd, data, offset)
 
-    monkeypatch.setattr(netcdffile.os, "pwrite", full)
+    monkeypatch.setattr(netcdf_file.os, "pwrite", full)
     with pytest.raises(OSError, match="No space"):
         export_netcdf(run, tmp_path / "run.nc", compression=compression)
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
@@ -184,7 +184,7 @@ def test_a_disk_that_fills_up_does_not_end_the_process(run, tmp_path, monkeypatc
 
 SMALL_MEMORY = """
 import resource, sys
-import posterity, posterity.netcdffile, posterity.zarrfolder
+import posterity, posterity._interop.netcdf_file, posterity._interop.zarr_store
 from posterity import export_netcdf, export_zarr, open_run
 
 run = open_run(sys.argv[1])

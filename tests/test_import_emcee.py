@@ -8,10 +8,10 @@ import pytest
 from emcee.backends import Backend, HDFBackend
 
 from posterity import Damaged, EpochMismatch, NotStorable, RunExists, open_run
-from posterity import importemcee as module
+from posterity._interop import import_emcee as module
+from posterity._interop.import_emcee import import_emcee
+from posterity._interop.importer import importer_of
 from posterity.emcee import EmceeBackend
-from posterity.importemcee import import_emcee
-from posterity.importer import importer_of
 from test_emcee import NOT_IN_HDF5, assert_same
 from walking import BLOBS, NDIM, NWALKERS, sampled
 

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from ._convergence.diagnosis import Diagnosis
     from ._convergence.diagnostics import Diagnostics, Stop
     from ._format.single_file import read_epoch
+    from ._interop.export import export_netcdf, export_zarr
+    from ._interop.import_jexplore import import_jexplore
+    from ._interop.imported import Imported
     from ._model.metadata import Metadata, Parameter
     from ._model.states import State
     from ._reading.async_run import AsyncRun
@@ -51,9 +54,6 @@ if TYPE_CHECKING:
         UntrustedClass,
         WriteFailed,
     )
-    from .export import export_netcdf, export_zarr
-    from .imported import Imported
-    from .importjexplore import import_jexplore
 
 __version__ = "0.1.0"
 
@@ -148,7 +148,7 @@ _MODULES = {
         "UntrustedClass",
         "WriteFailed",
     ],
-    "export": ["export_netcdf", "export_zarr"],
+    "_interop.export": ["export_netcdf", "export_zarr"],
     "importing": ["Imported", "import_jexplore"],
     "_model.metadata": ["Metadata", "Parameter"],
     "_writing.receipts": ["Promise", "Receipt"],

@@ -14,10 +14,10 @@ from sybil import Sybil
 from sybil.evaluators.python import PythonEvaluator
 from sybil.parsers.markdown import CodeBlockParser
 
-from posterity import Damaged, EpochMismatch, RunExists, erynfile
+from posterity import Damaged, EpochMismatch, RunExists
+from posterity._interop.importer import importer_of
 from posterity.eryn import ErynBackend
-from posterity.erynfile import import_eryn
-from posterity.importer import importer_of
+from posterity.importing import import_eryn
 
 PAGE = Path(__file__).parents[2] / "docs/how-to/use-with-eryn.md"
 
@@ -35,7 +35,7 @@ def values_of(backend, *, has_rj):
 @pytest.mark.parametrize("name", CASES)
 def test_an_imported_file_has_all_that_eryn_reads_from_it(tmp_path, monkeypatch, name):
     """In epochs of a few steps, and a sampler goes on from it, which from the file it couldn't."""
-    monkeypatch.setattr(erynfile, "MAX_BYTES", 1_500)
+    monkeypatch.setattr("posterity._interop.import_eryn.MAX_BYTES", 1_500)
     case, theirs = CASES[name](), HDFBackend(str(tmp_path / "theirs.h5"))
     case.run(theirs, 12)
     done = []
@@ -64,7 +64,7 @@ def test_what_is_no_chain_of_eryns_is_refused(tmp_path, monkeypatch):
         import_eryn(tmp_path / "none.h5", tmp_path / "run")
     with pytest.raises(KeyError, match="it has 'mcmc'"):
         import_eryn(path, tmp_path / "run", name="other")
-    monkeypatch.setattr(erynfile, "MAX_BYTES", 1_500)
+    monkeypatch.setattr("posterity._interop.import_eryn.MAX_BYTES", 1_500)
 
     def stop(done, total):
         raise KeyboardInterrupt

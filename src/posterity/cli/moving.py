@@ -30,8 +30,8 @@ def export(
     Args:
         target: the file to make, whose name ends in .nc, or the folder, whose name ends in .zarr.
     """
+    from posterity._interop.export import export_netcdf, export_zarr
     from posterity._reading.run import open_run
-    from posterity.export import export_netcdf, export_zarr
 
     exports: dict[str, Callable[..., object]] = {".nc": export_netcdf, ".zarr": export_zarr}
     chosen = exports.get(target.suffix)
@@ -65,7 +65,7 @@ def import_(
         source: a folder of jexplore's, or a file of emcee's `HDFBackend` or of Eryn's.
         run: the run folder to make.
     """
-    from posterity.importer import importer_of
+    from posterity._interop.importer import importer_of
 
     try:
         take_over: Callable[..., Any] = importer_of(source)

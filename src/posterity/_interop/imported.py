@@ -13,9 +13,9 @@ from typing import Any
 import h5py
 import msgspec
 
-from ._samplers.emcee.run import EPOCHS_PER_FILE
-from ._samplers.step_buffer import MAX_BYTES
-from .errors import Damaged, PosterityError
+from posterity._samplers.emcee.run import EPOCHS_PER_FILE
+from posterity._samplers.step_buffer import MAX_BYTES
+from posterity.errors import Damaged, PosterityError
 
 Progress = Callable[[int, int], None]
 _MAX_PENDING_BYTES = 16 * MAX_BYTES

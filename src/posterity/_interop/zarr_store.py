@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ._reading.variables import Plain
-from ._system.arrays import Array
-from .errors import MissingExtra
+from posterity._reading.variables import Plain
+from posterity._system.arrays import Array
+from posterity.errors import MissingExtra
 
 try:
     import zarr

@@ -11,12 +11,23 @@ from typing import Any
 import h5py
 import numpy as np
 
-from ._samplers.eryn.epochs import BETA, BLOBS, LOG_LIKE, LOG_PRIOR, Counted, Ensemble, Recorded, ensemble_of, epoch_of
-from ._samplers.step_buffer import MAX_BYTES
-from ._system.arrays import Array
-from ._writing.blocking import DefaultBackend
-from .epoch import EpochDict
-from .errors import Damaged
+from posterity._samplers.eryn.epochs import (
+    BETA,
+    BLOBS,
+    LOG_LIKE,
+    LOG_PRIOR,
+    Counted,
+    Ensemble,
+    Recorded,
+    ensemble_of,
+    epoch_of,
+)
+from posterity._samplers.step_buffer import MAX_BYTES
+from posterity._system.arrays import Array
+from posterity._writing.blocking import DefaultBackend
+from posterity.epoch import EpochDict
+from posterity.errors import Damaged
+
 from .imported import Imported, Progress, opened, options_for
 
 _ARRAYS = {"log_like": LOG_LIKE, "log_prior": LOG_PRIOR, "betas": BETA, "blobs": BLOBS}

@@ -15,12 +15,12 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
-from ._model.metadata import Metadata
-from ._reading.draws import Draws
-from ._reading.pinned_view import PinnedView
-from ._reading.reads import Reads
-from ._reading.snapshot import Snapshot, view_of
-from ._reading.variables import (
+from posterity._model.metadata import Metadata
+from posterity._reading.draws import Draws
+from posterity._reading.pinned_view import PinnedView
+from posterity._reading.reads import Reads
+from posterity._reading.snapshot import Snapshot, view_of
+from posterity._reading.variables import (
     CHAIN,
     DRAW,
     POSTERIOR,
@@ -31,8 +31,8 @@ from ._reading.variables import (
     chain_coordinates,
     component_names,
 )
-from ._system.arrays import Array
-from .errors import ExportExists, NotStorable
+from posterity._system.arrays import Array
+from posterity.errors import ExportExists, NotStorable
 
 Source: TypeAlias = "Reads[Any] | Snapshot[Any]"
 Progress: TypeAlias = Callable[[int, int], object]
@@ -94,7 +94,7 @@ def export_netcdf(
         MissingExtra: h5netcdf isn't installed (an `ImportError`).
         SnapshotExpired, Damaged: see `Snapshot.get`. Nothing is left of the file.
     """
-    from .netcdffile import NetcdfFile  # noqa: PLC0415  # an extra
+    from .netcdf_file import NetcdfFile  # noqa: PLC0415  # an extra
 
     with _exported(source, burn, thin, pars) as (draws, metadata):
         plan = arrange(draws.samples, metadata, named=named, stats=stats)
@@ -126,7 +126,7 @@ def export_zarr(
         MissingExtra: zarr isn't installed (an `ImportError`).
         ExportExists, ValueError, KeyError, NotStorable, SnapshotExpired, Damaged: see `export_netcdf`.
     """
-    from .zarrfolder import ZarrFolder, is_zarr  # noqa: PLC0415  # an extra
+    from .zarr_store import ZarrFolder, is_zarr  # noqa: PLC0415  # an extra
 
     with _exported(source, burn, thin, pars) as (draws, metadata):
         plan = arrange(draws.samples, metadata, named=named, stats=stats)

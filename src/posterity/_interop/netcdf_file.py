@@ -17,9 +17,9 @@ from typing import Any, Self
 import h5py
 import numpy as np
 
-from ._reading.variables import Plain
-from ._system.arrays import Array
-from .errors import MissingExtra
+from posterity._reading.variables import Plain
+from posterity._system.arrays import Array
+from posterity.errors import MissingExtra
 
 try:
     import h5netcdf

@@ -10,9 +10,10 @@ from typing import Any
 
 import h5py
 
-from ._model.file_names import DEFAULT_FMT, file_pattern
-from ._writing.blocking import DefaultBackend
-from .errors import Damaged
+from posterity._model.file_names import DEFAULT_FMT, file_pattern
+from posterity._writing.blocking import DefaultBackend
+from posterity.errors import Damaged
+
 from .imported import Imported, Progress
 
 _PREFIX = "epoch_"

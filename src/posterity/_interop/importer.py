@@ -10,10 +10,10 @@ from pathlib import Path
 
 import h5py
 
-from .erynfile import eryn_chains, import_eryn
+from .import_emcee import emcee_chains, import_emcee
+from .import_eryn import eryn_chains, import_eryn
+from .import_jexplore import import_jexplore
 from .imported import Imported
-from .importemcee import emcee_chains, import_emcee
-from .importjexplore import import_jexplore
 
 
 def importer_of(source: str | os.PathLike[str]) -> Callable[..., Imported]:

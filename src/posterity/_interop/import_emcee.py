@@ -10,10 +10,11 @@ from typing import Any
 import h5py
 import numpy as np
 
-from ._samplers.emcee.epochs import Blobs, Ensemble, WalkersState
-from ._samplers.step_buffer import MAX_BYTES
-from ._writing.blocking import DefaultBackend
-from .errors import Damaged
+from posterity._samplers.emcee.epochs import Blobs, Ensemble, WalkersState
+from posterity._samplers.step_buffer import MAX_BYTES
+from posterity._writing.blocking import DefaultBackend
+from posterity.errors import Damaged
+
 from .imported import Imported, Progress, opened, options_for
 
 
