@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from posterity import DefaultBackend
-from posterity.cli import main
+from posterity._cli import main
 
 NCHAIN, DIM = 4, 2
 JEXPLORES = Path(__file__).parents[1] / "fixtures" / "jexplore-0.0.3" / "epochs_2.h5"

@@ -8,8 +8,8 @@ from runs import draws, write_run
 from posterity import DefaultBackend, Parameter, open_run
 from posterity._analysis.components import components_of, read_each
 from posterity._analysis.plots import autocorrelation
-from posterity.cli.analysing import chosen_chains
-from posterity.cli.exits import Refused
+from posterity._cli.exit_codes import Refused
+from posterity._cli.summary import chosen_chains
 from posterity.plots import plot
 from posterity.summaries import Summary, summarize
 

@@ -12,8 +12,8 @@ import pytest
 from runs import folder_of_jexplores, write_run
 
 import posterity
-from posterity.cli.app import app
-from posterity.cli.exits import Exit
+from posterity._cli.app import app
+from posterity._cli.exit_codes import Exit
 
 SCRIPT = Path(sys.executable).parent / "posterity"
 COMMANDS = ["ls", "info", "epochs", "tail", "summary", "plot", "export", "import", "verify", "repair", "compact"]
@@ -54,7 +54,7 @@ def test_each_command_has_help(command, capsys):
 def test_the_help_waits_for_no_numpy():
     """NumPy, h5py and arviz-stats are imported by the commands that need them."""
     code = (
-        "import sys\nfrom posterity.cli import main\nassert main(['--help']) == 0\n"
+        "import sys\nfrom posterity._cli import main\nassert main(['--help']) == 0\n"
         "slow = {'numpy', 'h5py', 'anyio', 'matplotlib', 'arviz_stats', 'xarray'} & set(sys.modules)\n"
         "sys.exit(', '.join(slow) or 0)"
     )
@@ -139,7 +139,7 @@ def test_each_part_has_a_logger_of_its_own():
     for path in (ROOT / "src" / "posterity").rglob("*.py"):
         text = path.read_text("utf-8")
         named = re.findall(r'^logger = logging\.getLogger\("posterity\.(\w+)"\)$', text, re.MULTILINE)
-        assert named or not re.search(r"\blogger\.\w+\(", text) or path.parent.name in ("cli", "_cli"), path
+        assert named or not re.search(r"\blogger\.\w+\(", text) or path.parent.name == "_cli", path
         found += named
     assert sorted(found) == LOGGERS
 

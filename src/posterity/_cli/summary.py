@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from .exits import Exit, Refused
+from .arguments import Burn, Chains, Json, Pars, RunFolder, Thin
+from .exit_codes import Exit, Refused
 from .terminal import count, figure, print_json, print_table, progress, say
-from .words import Burn, Chains, Json, Pars, RunFolder, Thin
 
 if TYPE_CHECKING:
     from posterity._analysis.summaries import Summary

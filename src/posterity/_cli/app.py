@@ -8,10 +8,10 @@ from cyclopts import App, CycloptsError, Group, Parameter
 
 from posterity import __version__
 
-from . import analysing, caring, following, looking, moving
-from .exits import Exit, code_of
+from . import info, maintenance, summary, tail, transfer
+from .arguments import CARE, JUDGE, LOOK, MOVE
+from .exit_codes import Exit, code_of
 from .terminal import complain, show_log
-from .words import CARE, JUDGE, LOOK, MOVE
 
 _ABOUT = """Look at the runs that posterity keeps, and look after them.
 
@@ -50,17 +50,17 @@ app = App(
 app["--help"].group = app["--version"].group = "Help"
 
 _COMMANDS: list[tuple[Group, str, Callable[..., Exit]]] = [
-    (LOOK, "ls", looking.ls),
-    (LOOK, "info", looking.info),
-    (LOOK, "epochs", looking.epochs),
-    (LOOK, "tail", following.tail),
-    (JUDGE, "summary", analysing.summary),
-    (JUDGE, "plot", analysing.plot),
-    (MOVE, "export", moving.export),
-    (MOVE, "import", moving.import_),
-    (CARE, "verify", caring.verify),
-    (CARE, "repair", caring.repair),
-    (CARE, "compact", caring.compact),
+    (LOOK, "ls", info.ls),
+    (LOOK, "info", info.info),
+    (LOOK, "epochs", info.epochs),
+    (LOOK, "tail", tail.tail),
+    (JUDGE, "summary", summary.summary),
+    (JUDGE, "plot", summary.plot),
+    (MOVE, "export", transfer.export),
+    (MOVE, "import", transfer.import_),
+    (CARE, "verify", maintenance.verify),
+    (CARE, "repair", maintenance.repair),
+    (CARE, "compact", maintenance.compact),
 ]
 for _at, (_group, _name, _command) in enumerate(_COMMANDS):
     app.command(_command, name=_name, group=_group, sort_key=_at, help_epilogue="")

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from .exits import Exit, Refused
+from .arguments import RunFolder
+from .exit_codes import Exit, Refused
 from .terminal import console, count, duration, facts_table, moment, print_json_line, rate, say, size
-from .words import RunFolder
 
 if TYPE_CHECKING:
     from posterity._admin.follow import Pulse

@@ -9,9 +9,9 @@ from cyclopts.validators import Number
 
 from posterity.errors import RunExists
 
-from .exits import Exit, Refused
+from .arguments import Burn, Json, Pars, RunFolder, Thin
+from .exit_codes import Exit, Refused
 from .terminal import print_json, progress, say
-from .words import Burn, Json, Pars, RunFolder, Thin
 
 
 def export(

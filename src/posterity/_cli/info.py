@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from .exits import Exit
+from .arguments import Json, RunFolder
+from .exit_codes import Exit
 from .terminal import complain, count, moment, print_facts, print_json, print_table, rate, size
-from .words import Json, RunFolder
 
 if TYPE_CHECKING:
     from posterity._admin.run_info import RunInfo

@@ -5,9 +5,9 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from .exits import Exit
+from .arguments import Json, RunFolder
+from .exit_codes import Exit
 from .terminal import count, print_json, progress, say, size
-from .words import Json, RunFolder
 
 _SHOWN = 50
 

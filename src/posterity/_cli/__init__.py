@@ -1,8 +1,8 @@
 """The command line, `posterity`. It tells what the library knows, and decides nothing.
 
-`app` has the commands, which are in `looking`, `following`, `analysing`, `moving` and `caring`; `terminal` is what they
-print with, `exits` what the process ends with. NumPy, h5py and whatever else takes time are imported in the commands
-that need them, not before: `posterity --help` waits for none of it.
+`app` has the commands, which are in `info`, `tail`, `summary`, `transfer` and `maintenance`; `arguments` are those that
+several take, `terminal` is what they print with, `exit_codes` what the process ends with. NumPy, h5py and whatever else
+takes time are imported in the commands that need them, not before: `posterity --help` waits for none of it.
 """
 
 import sys
@@ -23,5 +23,5 @@ def main(tokens: Sequence[str] | None = None) -> int:
         if error.name not in _PACKAGES:
             raise
         sys.stderr.write(f"posterity: the command line needs {error.name}: pip install 'posterity[cli]'\n")
-        return 2  # what `exits.USAGE` is
+        return 2  # what `exit_codes.USAGE` is
     return run(tokens)
