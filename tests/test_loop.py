@@ -12,6 +12,7 @@ from hanging import made_to_hang, seen
 from known import epoch_dict, numbers, run_of
 from loop_watch import LoopWatch
 from posterity import AsyncBackend, Epoch, open_run
+from posterity._ingest.prepare import Prepared
 from posterity._system.disk import Disk
 from posterity._system.event_loop import Loop
 from posterity._system.reader_threads import in_thread
@@ -136,10 +137,10 @@ EPOCHS = {
 async def test_what_takes_long_leaves_the_loop(outdir, monkeypatch, stays, epoch, how):
     """An epoch is checked and copied in the loop only where that takes no longer than leaving it would."""
     threads = []
-    for name in ("prepare", "own"):
-        call = getattr(Service, name)
+    for kind, name in ((Service, "prepare"), (Prepared, "own")):
+        call = getattr(kind, name)
         monkeypatch.setattr(
-            Service,
+            kind,
             name,
             lambda *args, call=call, **kw: threads.append(threading.current_thread()) or call(*args, **kw),
         )

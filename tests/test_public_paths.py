@@ -3,6 +3,8 @@
 import ast
 import importlib
 import pickle
+import pkgutil
+import re
 import shutil
 from importlib.metadata import entry_points
 from importlib.util import find_spec
@@ -136,3 +138,24 @@ def test_docs_and_examples_import_public_modules_only():
                 found.add((example.name, node.module))
     assert found
     assert {each for each in found if each[1].partition(".")[2] not in ("", *DOORS)} == set()
+
+
+ROOMS = sorted(path.parent for path in Path(posterity.__file__).parent.glob("_*/__init__.py"))
+
+
+@pytest.mark.parametrize("room", ROOMS, ids=lambda room: room.name)
+def test_each_room_has_a_map_of_its_modules(room):
+    """Its docstring, of a few lines, names all that is in it: whoever looks for a thing begins there."""
+    text = ast.get_docstring(ast.parse((room / "__init__.py").read_text()))
+    assert len(text.splitlines()) <= 9
+    inside = {path.stem for path in room.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    named = {name.partition(".")[0] for name in re.findall(r"`([\w.]+)`", text)}
+    assert inside - {"__init__"} <= named
+
+
+def test_there_are_few_rooms_and_all_else_is_public():
+    """What has no underscore is a door for users; it is listed here, or it isn't there."""
+    found = {module.name for module in pkgutil.iter_modules(posterity.__path__)}
+    assert {name for name in found if name[0] != "_"} == set(DOORS)
+    assert {name for name in found if name[0] == "_"} == {*(room.name for room in ROOMS), "__main__"}
+    assert len(ROOMS) <= 13

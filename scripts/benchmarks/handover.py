@@ -308,18 +308,16 @@ def profile(bench: Bench) -> list[Figure]:
         parts: dict[str, list[float]] = {"check": [], "ask for room": [], "own": [], "hand over": []}
         with DefaultBackend(outdir=bench.new_folder(), epochs_per_file=100) as backend:
             service = backend._service  # its steps are what is looked at
-            ledger = service.ledger
             for i in range(60):
                 times = [time.perf_counter()]
                 prepared = service.prepare(epoch)
                 times.append(time.perf_counter())
-                ticket = ledger.ask_room(prepared)
-                times.append(time.perf_counter())
-                held = service.own(prepared, copy=True)
-                times.append(time.perf_counter())
-                ledger.hand_over(ticket, prepared, held)
-                times.append(time.perf_counter())
-                ledger.give_up(ticket)
+                with service.hand_over(prepared) as handing:
+                    times.append(time.perf_counter())
+                    held = handing.own(prepared, copy=True)
+                    times.append(time.perf_counter())
+                    handing.enter(prepared, held)
+                    times.append(time.perf_counter())
                 del held, prepared
                 backend.flush()
                 if i >= 10:

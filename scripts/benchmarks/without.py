@@ -10,9 +10,9 @@ def _no_recycling() -> None:
 
 
 def _no_references() -> None:
-    from posterity._ingest import prepare
+    from posterity._ingest import cost, prepare
 
-    prepare._must_copy = lambda _leaf, **_: True
+    cost.must_copy = prepare.must_copy = lambda _leaf, **_: True
 
 
 def _one_core() -> None:

@@ -18,11 +18,10 @@ from posterity._system.buffer_pool import Buffers
 from posterity.epoch import EpochDict, ToBackend
 from posterity.errors import EpochMismatch, NotStorable
 
+from .cost import SMALL_BYTES, is_quicker_than_asking, must_copy
 from .device import OnDevice, lies_on_device, take_over
 from .jexplore import described, unfetched
 from .template import Kind, Kinds
-
-_SMALL = 1 << 16  # bytes; what is copied in less time than it takes to ask for room
 
 
 class Held:
@@ -80,9 +79,7 @@ class Prepared(NamedTuple):
         """Whether to take it over takes no longer than to ask for room first: it is small, or needs no copy."""
         if not self.kind.is_in_memory:
             return False
-        return self.kind.nbytes <= _SMALL or not any(
-            _must_copy(leaf, copy=copy) for leaf in cast("Sequence[Array]", self.leaves)
-        )
+        return is_quicker_than_asking(self.kind.nbytes, cast("Sequence[Array]", self.leaves), copy=copy)
 
     def described(self) -> Metadata | None:
         """What the epoch says of the meaning of its numbers; None if it says nothing."""
@@ -95,11 +92,11 @@ class Prepared(NamedTuple):
         `copy=False`: the arrays are given away. They are kept by reference where they lie as they will on disk.
         """
         kind = self.kind
-        if copy and kind.is_in_memory and kind.nbytes <= _SMALL:
+        if copy and kind.is_in_memory and kind.nbytes <= SMALL_BYTES:
             return Held(kind, [leaf.copy() for leaf in cast("Sequence[Array]", self.leaves)])
         layout = kind.layout
         leaves = [leaf if isinstance(leaf, np.ndarray) else take_over(leaf, buffers, copy=copy) for leaf in self.leaves]
-        to_copy = [i for i, leaf in enumerate(leaves) if isinstance(leaf, np.ndarray) and _must_copy(leaf, copy=copy)]
+        to_copy = [i for i, leaf in enumerate(leaves) if isinstance(leaf, np.ndarray) and must_copy(leaf, copy=copy)]
         if not to_copy:
             return Held(kind, leaves)
         offsets, end = [], 0
@@ -113,23 +110,6 @@ class Prepared(NamedTuple):
             np.copyto(mine, leaf, casting="no")
             leaves[i] = mine
         return Held(kind, leaves)
-
-
-def _must_copy(leaf: Array, *, copy: bool) -> bool:
-    """What can't change needs no copy: a view of a device's array is read-only to the end of its memory."""
-    if not leaf.flags.c_contiguous:
-        return True
-    return copy and not _is_immutable(leaf)
-
-
-def _is_immutable(leaf: Array) -> bool:
-    """Whether nobody can change the memory: it is bytes, or belongs to an array of a device."""
-    base: object = leaf
-    while isinstance(base, np.ndarray):
-        if base.flags.writeable:
-            return False
-        base = base.base
-    return isinstance(base, bytes) or (base is not None and hasattr(base, "is_deleted"))
 
 
 def prepare(epoch: object, *, save_stats: bool, kinds: Kinds | None = None) -> Prepared:

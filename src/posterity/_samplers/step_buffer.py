@@ -6,7 +6,7 @@ waited long enough, also if no further step comes: then a thread does it that sl
 that are gathered as well. When the run takes no more epochs, by `close` or at the end of the process, it asks for what
 is gathered first.
 
-Up the stream: `emcee` and its like hand over steps. Down the stream: `service` takes epochs.
+Up the stream: `emcee/backend` and its like hand over steps. Down the stream: `service` takes epochs.
 """
 
 import logging
@@ -22,7 +22,7 @@ import numpy as np
 from posterity._reading.snapshot import Snapshot
 from posterity._system.arrays import Array
 from posterity._system.process_end import report_lost
-from posterity._writing.admission import Ticket
+from posterity._writing.hand_over import HandOver
 from posterity._writing.service import Service
 from posterity.epoch import EpochDict
 from posterity.errors import Closed, WriteFailed
@@ -241,26 +241,17 @@ class Steps(Generic[StateT]):
             Closed: the backend was closed (a `ValueError`).
         """
         self._service.check_process()
-        self._hand_over(waits=self._service.options.on_full == "wait")
+        self._hand_over()
 
-    def _hand_over(self, *, waits: bool) -> None:
-        ledger = self._ledger
+    def _hand_over(self, *, waits: bool | None = None) -> None:
         with self._lock:
             epoch = self._epoch()
         if epoch is None:
             return
-        ticket = ledger.ask_room(self._service.prepare(epoch))
-        try:
-            waited_s = 0.0
-            if not ledger.has_room(ticket):
-                if not waits:
-                    raise ledger.full_error()
-                start = time.monotonic()
-                ledger.wait(lambda: ledger.has_room(ticket))  # without our lock: reads go on
-                waited_s = time.monotonic() - start
-            self._put(ticket, waited_s)
-        finally:
-            ledger.give_up(ticket)
+        with self._service.hand_over(self._service.prepare(epoch), waits=waits) as handing:
+            if handing.must_wait():
+                self._ledger.wait(handing.may_go_on)  # without our lock: reads go on
+            self._put(handing)
 
     def _epoch(self) -> EpochDict | None:
         n, at = self._count(), self._gathered
@@ -268,15 +259,12 @@ class Steps(Generic[StateT]):
             return None
         return self._make_epoch(self._cut(at.n - n, at.n), at.state)
 
-    def _put(self, ticket: Ticket, waited_s: float) -> None:
+    def _put(self, handing: HandOver) -> None:
         """Hand over all that is gathered by now: it may be nothing, if another thread came first."""
         with self._lock:
             epoch = self._epoch()
             if epoch is not None:
-                service = self._service
-                prepared = service.prepare(epoch)
-                held = service.own(prepared, copy=True)
-                self._ledger.hand_over(ticket, prepared, held, waited_s)
+                handing.complete(self._service.prepare(epoch), copy=True)
 
     def close(self) -> None:
         """Hand over what is gathered, whether or not there is room, and take no more. Waits for nothing; idempotent.
@@ -289,7 +277,7 @@ class Steps(Generic[StateT]):
             with self._lock:
                 self._is_closed = True
             if self._count():
-                self._put(Ticket(0), 0.0)
+                self._put(self._service.hand_over_unasked())
         except Exception as error:  # noqa: BLE001  # the run must be closed all the same, and somebody hear of it
             self._note_lost(error)
         finally:

@@ -2,5 +2,5 @@
 
 `disk` makes each call that touches a run folder. `threads` and `process_end`: our threads, and who is told when the
 process ends. `parallel` has work done by all cores. `event_loop` and `reader_threads`: tasks that wait for threads.
-`arrays`, `buffer_pool`, `aligned`: memory.
+`arrays`, `buffer_pool`, `aligned`: memory. `old_pickles`: names of earlier versions.
 """

@@ -8,27 +8,25 @@ import os
 import threading
 from collections.abc import AsyncIterator
 from functools import partial
-from types import NoneType, TracebackType
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 import anyio
 import msgspec
-import numpy as np
 from anyio.lowlevel import checkpoint
 
 from posterity._convergence.diagnosis import Diagnosis
+from posterity._ingest import cost
 from posterity._model.metadata import Metadata
 from posterity._model.options import Options, parse_options
 from posterity._reading.async_reads import AsyncReads
 from posterity._reading.async_snapshot import AsyncSnapshot
 from posterity._reading.snapshot import Snapshot
-from posterity._system.arrays import Array
 from posterity._system.event_loop import Loop, is_in_loop
 from posterity._system.reader_threads import Readers, in_thread
 from posterity.epoch import EpochDict
 from posterity.errors import Closed
 
-from .admission import Ticket
 from .receipts import Receipt
 from .service import Service, caller
 from .status import Status
@@ -38,8 +36,6 @@ if TYPE_CHECKING:
     from .blocking import DefaultBackend
 
 EpochT = TypeVar("EpochT")
-_QUICK_BYTES = 1 << 22  # about a millisecond's copy
-_OBJECT_BYTES = 1 << 14  # what a Python object costs when it is taken apart, as bytes to copy
 
 
 class AsyncBackend(AsyncReads[EpochT]):
@@ -136,9 +132,9 @@ class AsyncBackend(AsyncReads[EpochT]):
         return self
 
     async def _ingest(self, epoch: object, eind: int, *, copy: bool, timeout_s: float | None) -> None:
-        service, ledger = self._service, self._service.ledger
+        service = self._service
         await checkpoint()
-        is_quick = isinstance(epoch, dict) and _is_quick(epoch, copy=copy)
+        is_quick = isinstance(epoch, dict) and cost.is_quick(epoch, copy=copy)
         prepare = partial(service.prepare, epoch, eind)
         if is_quick:
             prepared = prepare()
@@ -147,27 +143,12 @@ class AsyncBackend(AsyncReads[EpochT]):
             prepared = await threads.run(prepare)
         if is_quick and service.try_hand_over(prepared, copy=copy) is not None:
             return
-        ticket = ledger.ask_room(prepared, Loop().is_open)
-        try:
-            waited_s = await self._wait_for_room(ticket, timeout_s)
-            own = partial(service.own, prepared, copy=copy)
-            held = own() if is_quick else await self._copiers.run(own)
-            ledger.hand_over(ticket, prepared, held, waited_s)
-        finally:
-            ledger.give_up(ticket)
-
-    async def _wait_for_room(self, ticket: Ticket, timeout_s: float | None) -> float:
-        """Returns how long that took, in seconds."""
-        ledger = self._service.ledger
-        if ledger.has_room(ticket):
-            return 0.0
-        start = anyio.current_time()
-        if self._options.on_full == "wait":
-            with anyio.move_on_after(timeout_s):
-                await until(ledger, partial(ledger.has_room, ticket))
-        if not ledger.has_room(ticket):
-            raise ledger.full_error()
-        return anyio.current_time() - start
+        with service.hand_over(prepared, is_alive=Loop().is_open) as handing:
+            if handing.must_wait():
+                with anyio.move_on_after(timeout_s):
+                    await until(service.ledger, handing.may_go_on)
+            own = partial(handing.own, prepared, copy=copy)
+            handing.enter(prepared, own() if is_quick else await self._copiers.run(own))
 
     def ingest_nowait(self, epoch: object, copy: bool = True) -> Receipt:
         """See `DefaultBackend.ingest_nowait`; what the receipt promises can be awaited.
@@ -316,32 +297,3 @@ class _Opening:
         self._is_abandoned = True
         if self._service is not None:
             self._service.ask_close_later()
-
-
-def _is_quick(epoch: EpochDict, *, copy: bool) -> bool:
-    """Whether taking an epoch over holds the caller's loop up for no more than about a millisecond."""
-    left = _QUICK_BYTES
-    found: list[object] = [epoch]
-    while found and left > 0:
-        value = found.pop()
-        left -= _OBJECT_BYTES
-        if isinstance(value, np.ndarray):
-            left -= _copied_bytes(value, copy=copy)
-        elif isinstance(value, (dict, list, tuple)):
-            if len(value) * _OBJECT_BYTES > left:
-                return False
-            found += value.values() if isinstance(value, dict) else value
-        elif isinstance(value, (str, bytes)):
-            left -= len(value)
-        elif not isinstance(value, (bool, int, float, complex, np.generic, NoneType)):
-            return False  # an array of a device, which may have to be waited for
-    return left > 0
-
-
-def _copied_bytes(array: Array, *, copy: bool) -> int:
-    """What taking an array over costs, as bytes to copy: text is encoded, and what isn't contiguous is slow to read."""
-    if array.dtype.kind == "U":
-        return array.size * _OBJECT_BYTES // 8
-    if not array.flags.c_contiguous:
-        return 4 * array.nbytes
-    return array.nbytes if copy else 0

@@ -4,7 +4,6 @@ A drop-in for `jexplore.backends.DefaultBackend`. It has no rule of its own: it 
 """
 
 import os
-import time
 from collections.abc import Iterator
 from functools import partial
 from types import TracebackType
@@ -149,20 +148,10 @@ class DefaultBackend(Reads[EpochT]):
         prepared = service.prepare(epoch, eind)
         if service.try_hand_over(prepared, copy=copy) is not None:
             return
-        ledger = service.ledger
-        ticket = ledger.ask_room(prepared)
-        try:
-            waited_s = 0.0
-            if not ledger.has_room(ticket):
-                if service.options.on_full == "raise":
-                    raise ledger.full_error()
-                start = time.monotonic()
-                if not ledger.wait(lambda: ledger.has_room(ticket), timeout_s):
-                    raise ledger.full_error()
-                waited_s = time.monotonic() - start
-            ledger.hand_over(ticket, prepared, service.own(prepared, copy=copy), waited_s)
-        finally:
-            ledger.give_up(ticket)
+        with service.hand_over(prepared) as handing:
+            if handing.must_wait():
+                service.ledger.wait(handing.may_go_on, timeout_s)
+            handing.complete(prepared, copy=copy)
 
     def ingest_nowait(self, epoch: object, copy: bool = True) -> Receipt:
         """Hand over an epoch without ever waiting; see `ingest` and `ingest_dict`.

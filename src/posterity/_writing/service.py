@@ -2,7 +2,7 @@
 
 Both faces, the blocking and the awaited one, are thin shells over it: they differ in how they wait.
 
-Up the stream: `backend`. Down the stream: `ledger`, `writer`, `snapshot`.
+Up the stream: `blocking`. Down the stream: `ledger`, `writer`, `snapshot`.
 """
 
 import inspect
@@ -12,6 +12,7 @@ import os
 import sys
 import threading
 import weakref
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -19,7 +20,7 @@ from types import FrameType
 from posterity._format.layout import layout_of
 from posterity._format.samples import sample_shapes
 from posterity._format.single_file import read_epoch
-from posterity._ingest.prepare import Held, Prepared, prepare
+from posterity._ingest.prepare import Prepared, prepare
 from posterity._ingest.template import Kinds
 from posterity._model.metadata import Metadata
 from posterity._model.options import Options
@@ -32,6 +33,7 @@ from posterity._system.buffer_pool import Buffers
 from posterity._system.disk import Disk
 from posterity.errors import Closed, Forked, NotWritten
 
+from .hand_over import HandedOver, HandOver, at_once
 from .ledger import Ledger
 from .monitor import Monitor
 from .pins import Pin
@@ -139,37 +141,35 @@ class Service:
         self.ledger.check_fits(prepared)
         return prepared
 
-    def own(self, epoch: Prepared, *, copy: bool) -> Held:
-        """Take an epoch over, room having been granted: what takes time in a hand-over is the copy made here."""
-        return epoch.own(self._buffers, copy=copy)
-
-    def try_hand_over(self, epoch: Prepared, *, copy: bool) -> tuple[tuple[int, int], Held] | None:
+    def try_hand_over(self, epoch: Prepared, *, copy: bool) -> HandedOver | None:
         """Hand an epoch over in one go, if that is quick and there is room; None: it is to be asked for first."""
-        if not epoch.is_quick(copy=copy):
-            return None
-        held = self.own(epoch, copy=copy)
-        found = self.ledger.try_hand_over(epoch, held)
-        return None if found is None else (found, held)
+        return at_once(self.ledger, self._buffers, epoch, copy=copy)
 
-    def _receipt(self, handed_over: tuple[int, int], held: Held, *, copy: bool) -> Receipt:
+    def hand_over(
+        self, epoch: Prepared, *, waits: bool | None = None, is_alive: Callable[[], bool] | None = None
+    ) -> HandOver:
+        """Begin to hand an epoch over, in the order of asking. By default it waits for room if the options say so."""
+        waits = self.options.on_full == "wait" if waits is None else waits
+        return HandOver(self.ledger, self._buffers, epoch, waits=waits, is_alive=is_alive)
+
+    def hand_over_unasked(self) -> HandOver:
+        """Hand over what the run must take, whether or not there is room: it was part of it already."""
+        return HandOver(self.ledger, self._buffers, None, waits=False)
+
+    def _receipt(self, handed_over: HandedOver, *, copy: bool) -> Receipt:
         """For an epoch that was handed over. One that was given away: its owner wants to know when it is free."""
-        kept = None if copy else weakref.ref(held, lambda _: self._writer.later(self.ledger.announce))
-        return Receipt(self.ledger, *handed_over, kept)
+        kept = None if copy else weakref.ref(handed_over.held, lambda _: self._writer.later(self.ledger.announce))
+        return Receipt(self.ledger, handed_over.generation, handed_over.epoch, kept)
 
     def ingest_nowait(self, epoch: object, *, copy: bool) -> Receipt:
         """Hand an epoch over, or raise `MailboxFull`."""
         prepared = self.prepare(epoch)
         found = self.try_hand_over(prepared, copy=copy)
         if found is not None:
-            return self._receipt(*found, copy=copy)
-        ticket = self.ledger.ask_room(prepared)
-        try:
-            if not self.ledger.has_room(ticket):
-                raise self.ledger.full_error()
-            held = self.own(prepared, copy=copy)
-            return self._receipt(self.ledger.hand_over(ticket, prepared, held), held, copy=copy)
-        finally:
-            self.ledger.give_up(ticket)
+            return self._receipt(found, copy=copy)
+        with self.hand_over(prepared, waits=False) as handing:
+            handing.must_wait()  # raises, if there is no room
+            return self._receipt(handing.complete(prepared, copy=copy), copy=copy)
 
     # ---- burning -------------------------------------------------------------------------------------------------
 
