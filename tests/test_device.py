@@ -229,7 +229,7 @@ ON_SEVERAL = """
 import sys
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
-from posterity import device
+from posterity._ingest import device
 from posterity._system.buffer_pool import Buffers
 
 device.is_on_cpu = lambda leaf: False

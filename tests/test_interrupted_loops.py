@@ -15,9 +15,10 @@ from test_endings import GATE, INTERRUPTED, STILL_WRITING, Script, read_again
 # "waiting" is told when the main task is about to wait; writing waits until the test says `go_on`.
 AWAITED = """
 import anyio, asyncio, trio
-from posterity import AsyncBackend, aio
+from posterity import AsyncBackend
+from posterity._writing import awaited
 
-async def tell_and_wait(ledger, condition, until=aio.until):
+async def tell_and_wait(ledger, condition, until=awaited.until):
     tell("waiting")
     await until(ledger, condition)
 
@@ -28,7 +29,7 @@ async def main():
         {state}
 
 sys.stderr = sys.stdout
-aio.until = tell_and_wait
+awaited.until = tell_and_wait
 {loop}
 """
 LOOPS = {"asyncio": "asyncio.run(main())", "trio": "trio.run(main)"}

@@ -3,7 +3,7 @@
 The writer does nearly all of that by itself when a run is flushed or closed. What is left to do here is what a process
 that was killed left undone, and a journal that isn't long enough yet for the writer to write it anew.
 
-Up the stream: `backend` opens the run and closes it. Down the stream: `posterity compact`.
+Up the stream: `blocking` opens the run and closes it. Down the stream: `posterity compact`.
 """
 
 import os

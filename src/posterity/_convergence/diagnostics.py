@@ -1,4 +1,4 @@
-"""Whether chains have converged, from what `blocks` keeps of them: R-hat, ESS and acceptance. Pure.
+"""Whether chains have converged, from what `block_moments` keeps of them: R-hat, ESS and acceptance. Pure.
 
 The formulas are those of Vehtari et al. (2021), Bayesian Analysis 16, 667, as arviz-stats has them, without ranks:
 ranks need the whole chain. As long as each sample is a block the results are those of arviz-stats, to rounding. After

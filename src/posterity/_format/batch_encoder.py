@@ -4,7 +4,7 @@ They differ in a few numbers and in their arrays. For an epoch of a kilobyte it 
 be filled in than to do it; so here each is filled in for all epochs at once. The bytes are those that
 `Layout.encode_head` makes one by one.
 
-Up the stream: `layout`. Down the stream: `epochfile` writes them in one piece.
+Up the stream: `layout`. Down the stream: `file_writer` writes them in one piece.
 """
 
 import functools

@@ -3,7 +3,7 @@
 A chunk holds whole chains if it can, else a stretch of the samples of one chain, so that reading a few chains, or the
 last samples, stays cheap. The index of an epoch is HDF5's own, and a checksum for each chunk behind it.
 
-Up the stream: `codec`, `hdf5`. Down the stream: `layout` knows the place of the index, `packed` reads and writes by it.
+Up the stream: `codec`, `hdf5`. Down the stream: `layout` knows where the index is, `compressed` uses it.
 """
 
 import math

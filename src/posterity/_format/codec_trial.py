@@ -1,6 +1,6 @@
 """Whether compression pays, and which: a few chunks of an epoch are tried with all that there is.
 
-Up the stream: `codec`, `chunks`. Down the stream: `files` asks once in a run's life.
+Up the stream: `codec`, `chunks`. Down the stream: `data_files` asks once in a run's life.
 """
 
 import logging

@@ -1,6 +1,6 @@
 """The packed arrays of an epoch: compressed by all cores while they are written, and brought back by all.
 
-Up the stream: `layout` says where everything is, `chunks` what is in which chunk. Down the stream: `epochfile`.
+Up the stream: `layout` says where everything is, `chunks` what is in which chunk. Down the stream: `file_writer`.
 """
 
 from collections.abc import Callable, Generator, Iterator, Sequence

@@ -3,7 +3,7 @@
 Before the head there is room for HDF5's superblock, behind it may be the run's metadata, as of the file's beginning.
 The root group says all that to HDF5, in attributes, with the metadata as of the sealing, and links the epochs.
 
-Up the stream: `hdf5`. Down the stream: `epochfile` writes them, `epochreader` reads them.
+Up the stream: `hdf5`. Down the stream: `file_writer` writes them, `file_reader` reads them.
 """
 
 import functools

@@ -3,7 +3,7 @@
 No HDF5 and no lock: what HDF5 would need to know was worked out when the file was written. What doesn't fit together is
 `Damaged`, and nothing is trusted that wasn't checked.
 
-Up the stream: `epochfile` writes what is read here. Down the stream: `snapshot` reads from it, `recovery` walks it.
+Up the stream: `file_writer` writes what is read here. Down the stream: `epoch_sources` reads, `recovery` walks it.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,10 +1,10 @@
 """One HDF5 file of epochs: how it is begun, added to and sealed.
 
-A file begins with room for HDF5's superblock and with our own head (see `filehead`); the run's metadata may follow on
-it. Then come regions of epochs (see `layout`). Sealing appends the root group and fills in the superblock: only then is
-it an HDF5 file. Nothing that was written is ever changed, but for the superblock.
+A file begins with room for HDF5's superblock and with our own head (see `file_header`); the run's metadata may follow
+on it. Then come regions of epochs (see `layout`). Sealing appends the root group and fills in the superblock: only
+then is it an HDF5 file. Nothing that was written is ever changed, but for the superblock.
 
-Up the stream: `layout`. Down the stream: `files` writes them; `epochreader` reads what is written here.
+Up the stream: `layout`. Down the stream: `data_files` writes them; `file_reader` reads what is written here.
 """
 
 import contextlib

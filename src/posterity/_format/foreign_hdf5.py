@@ -3,7 +3,7 @@
 These are read with h5py, and they may be hostile: links that lead out of the file or in circles, datasets whose data
 lie elsewhere, and shapes larger than the file could hold are refused.
 
-Up the stream: any file. Down the stream: `singlefile.read_epoch`, `ingest` of a path.
+Up the stream: any file. Down the stream: `single_file.read_epoch`, `ingest` of a path.
 """
 
 import mmap

@@ -3,7 +3,7 @@
 It says all that must be known to read the epoch, with a checksum of that. So what is in a file can be found by walking
 from frame to frame, with no journal and no HDF5.
 
-Down the stream: `layout` puts it at the head of a region; `epochreader` walks.
+Down the stream: `layout` puts it at the head of a region; `file_reader` walks.
 """
 
 import struct

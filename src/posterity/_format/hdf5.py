@@ -9,7 +9,7 @@ version 2 (IV.A.1.b), links as messages (IV.A.2.g), contiguous layout version 3 
 with a fixed array that isn't paged as the index of chunks (VII.C). Datatype messages are what libhdf5 itself makes
 (H5Tencode).
 
-Up the stream: `layout` for one epoch, `epochfile` for a whole file.
+Up the stream: `layout` for one epoch, `file_writer` for a whole file.
 """
 
 import functools

@@ -1,6 +1,6 @@
 """Where each part of an epoch lies in a file.
 
-An epoch takes one region of a file: a frame, in which it describes itself to us (see `frames`); the HDF5 headers, in
+An epoch takes one region of a file: a frame, in which it describes itself to us (see `frame`); the HDF5 headers, in
 which it describes itself to everybody; the small arrays; the large ones, each from a multiple of 4096 on. The region
 holds addresses of the file, but nothing outside it points into it until the file is sealed. So regions are appended one
 after the other.
@@ -11,7 +11,7 @@ checksums, wherever these are kept.
 
 `Layout` is all of that which equal epochs share. It is worked out once for each kind of epoch.
 
-Up the stream: `specs` says what there is. Down the stream: `epochfile` writes and reads regions.
+Up the stream: `schema` says what there is. Down the stream: `file_writer` writes and reads regions.
 """
 
 import functools

@@ -3,7 +3,7 @@
 A row is one dimension of one chain, see `rows`. What is read goes through memory that stays in the CPU's cache, or
 straight to where it belongs.
 
-Down the stream: `epochreader` knows where in a file the arrays are.
+Down the stream: `file_reader` knows where in a file the arrays are.
 """
 
 from collections.abc import Sequence

@@ -2,7 +2,7 @@
 
 A row is one dimension of one chain: an array `(nchain, dim, nsamples)` has `nchain * dim` rows of `nsamples`.
 
-Up the stream: `selection` says which chains. Down the stream: `rowreader` fetches the rows.
+Up the stream: `selection` says which chains. Down the stream: `row_reader` fetches the rows.
 """
 
 from collections.abc import Iterator, Sequence

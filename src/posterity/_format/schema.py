@@ -2,7 +2,7 @@
 
 The journal and the frames have it. It is a list of the epoch's items, or if some of their arrays are packed a map.
 
-Up the stream: `tree` gives the items. Down the stream: `layout` works out where everything lies.
+Up the stream: `flatten` gives the items. Down the stream: `layout` works out where everything lies.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """Files of epochs by themselves, without a run around them: one that somebody names is read, `get_stats` writes one.
 
-Up the stream: `epochreader` for our files, `foreign` for others'. Down the stream: the faces' `read_epoch`.
+Up the stream: `file_reader` for our files, `foreign_hdf5` for others'. Down the stream: the faces' `read_epoch`.
 """
 
 import os

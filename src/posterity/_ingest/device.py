@@ -8,7 +8,7 @@ when it is fetched: that must be compiled, which takes too long for a hand-over.
 
 JAX's arrays are meant, and what looks like them. JAX isn't imported here: who hands such an array over has done that.
 
-Up the stream: `epoch` takes arrays over. Down the stream: `fetcher` has them fetched, in a thread of its own.
+Up the stream: `prepare` takes arrays over. Down the stream: `device_fetcher` has them fetched, in a thread of its own.
 """
 
 import functools

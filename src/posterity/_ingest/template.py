@@ -4,7 +4,7 @@ A sampler hands over thousands of epochs that differ in their numbers only. To t
 more than all else in a hand-over of small ones. So an epoch that is built like an earlier one is recognised: one walk
 through it, which compares types, names, dtypes and shapes, and collects its arrays.
 
-Up the stream: `tree` takes an epoch apart. Down the stream: `epoch` asks here first.
+Up the stream: `flatten` takes an epoch apart. Down the stream: `prepare` asks here first.
 """
 
 from collections.abc import Sequence

@@ -3,7 +3,7 @@
 Epochs pass through memory one after the other, each with its checksums looked at. A file is written beside its place,
 and moved there once it is whole.
 
-Up the stream: `draws` reads, `variables` says what is called how. Down the stream: `netcdffile` and `zarrfolder` write.
+Up the stream: `draws` reads, `variables` names it. Down the stream: `netcdf_file` and `zarr_store` write.
 """
 
 import os

@@ -1,6 +1,6 @@
 """A run made of a file that emcee's `HDFBackend` wrote, some steps at a time.
 
-Up the stream: such a file. Down the stream: `ensemble` says how its steps lie in epochs, `backend` stores them.
+Up the stream: such a file. Down the stream: `emcee/epochs` says how its steps lie in epochs, `blocking` stores them.
 """
 
 import os

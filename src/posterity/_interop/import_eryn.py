@@ -1,6 +1,6 @@
 """A run made of a file that Eryn's `HDFBackend` wrote, some steps at a time. Eryn isn't needed.
 
-Up the stream: such a file. Down the stream: `branches` says how its steps lie in epochs, `backend` stores them.
+Up the stream: such a file. Down the stream: `eryn/epochs` says how its steps lie in epochs, `blocking` stores them.
 """
 
 import os

@@ -1,6 +1,6 @@
 """A run made of a folder that jexplore's backend wrote, epoch by epoch.
 
-Up the stream: `singlefile` reads jexplore's files. Down the stream: `backend` stores what was in them.
+Up the stream: `single_file` reads jexplore's files. Down the stream: `blocking` stores what was in them.
 """
 
 import errno

@@ -4,7 +4,7 @@ Pure, but for `begun`, which looks at the clock and at what this process is. As 
 and in the files.
 
 Up the stream: `options`, and an epoch that knows its parameters. Down the stream: `registry` carries it; `journal` and
-`epochfile` store it; plots and exports use it.
+`file_header` store it; plots and exports use it.
 """
 
 import json

@@ -1,6 +1,6 @@
 """The reading calls of everything that gives snapshots, awaited.
 
-Up the stream: `async_snapshot`. Down the stream: `aio`, `run`.
+Up the stream: `async_snapshot`. Down the stream: `awaited`, `run`.
 """
 
 import os

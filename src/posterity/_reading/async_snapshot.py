@@ -1,6 +1,6 @@
 """Snapshots whose reads are awaited: they are made in threads.
 
-Up the stream: `snapshot`. Down the stream: `aioreads`, and all that gives snapshots to tasks.
+Up the stream: `snapshot`. Down the stream: `async_reads`, and all that gives snapshots to tasks.
 """
 
 import os

@@ -4,7 +4,7 @@ Burn and thinning are applied once, at the beginning: what is left are the draws
 them. Pickled, it is the folder and what to look for there: whoever gets it reads the folder himself, and sees exactly
 these numbers, or an error.
 
-Up the stream: `pinned_view`. Down the stream: `xarrays` and `export` ask for draws.
+Up the stream: `pinned_view`. Down the stream: `xarray_data` and `export` ask for draws.
 """
 
 import threading

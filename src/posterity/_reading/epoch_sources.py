@@ -1,6 +1,6 @@
 """Epochs to read from, wherever they are just now: in memory, or in files, of which some are kept open.
 
-Up the stream: `shelf` says where they are. Down the stream: `gathering` and `snapshot` read from them.
+Up the stream: `epoch_locations` says where they are. Down the stream: `gather` and `snapshot` read from them.
 """
 
 from collections import OrderedDict

@@ -1,6 +1,6 @@
 """One call of `get_samples`: the results, and how the reading of them is shared out among all cores.
 
-Up the stream: `snapshot` asks. Down the stream: `sources` has the numbers.
+Up the stream: `snapshot` asks. Down the stream: `epoch_sources` has the numbers.
 """
 
 import math

@@ -1,6 +1,6 @@
 """An epoch object from the dict that was stored, of a class that a file may name and may not import.
 
-Up the stream: `snapshot` and `singlefile` read the dict. Down the stream: a sampler that goes on from there.
+Up the stream: `snapshot` and `single_file` read the dict. Down the stream: a sampler that goes on from there.
 """
 
 import importlib

@@ -1,6 +1,6 @@
 """The reading calls that everything has which gives snapshots: a backend, and a run that is only read.
 
-Up the stream: `snapshot`. Down the stream: `backend`, `run`.
+Up the stream: `snapshot`. Down the stream: `blocking`, `run`.
 """
 
 import os

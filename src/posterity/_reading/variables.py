@@ -3,7 +3,7 @@
 Pure. Samples go to the group `posterior`; what samplers tell about each of them goes to `sample_stats`, under ArviZ's
 names.
 
-Up the stream: `metadata` has the names. Down the stream: `xarrays` and `export` fill the variables with numbers.
+Up the stream: `metadata` has the names. Down the stream: `xarray_data` and `export` fill the variables with numbers.
 """
 
 import json

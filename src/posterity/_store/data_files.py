@@ -3,7 +3,7 @@
 What is returned is synced, and nobody knows of it yet: a `Change` says what the journal is to say, and which names are
 to be changed after that. A file on which anything but a full disk failed is never written again: `must_copy`.
 
-Up the stream: `store`, in the I/O thread only. Down the stream: `epochfile`, `disk`.
+Up the stream: `store`, in the I/O thread only. Down the stream: `file_writer`, `disk`.
 """
 
 import contextlib

@@ -1,7 +1,7 @@
 """Changes of names that the journal speaks of already and that are still to be made, here or after a crash.
 
-Up the stream: `recovery` finds those that a crash left, `files` brings those of its own work. Down the stream: `store`
-has them made once the record that tells of them is synced.
+Up the stream: `recovery` finds those that a crash left, `data_files` brings those of its own work. Down the stream:
+`store` has them made once the record that tells of them is synced.
 """
 
 from collections.abc import Iterable

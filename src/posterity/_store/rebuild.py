@@ -1,6 +1,6 @@
 """The catalog of a run from its files alone, when the journal is lost or damaged: each epoch says where it belongs.
 
-Up the stream: `epochfile` walks the files. Down the stream: `recovery` refuses what is lost, `repair` goes on without.
+Up the stream: `file_reader` walks the files. Down the stream: `recovery` refuses what is lost, `repair` goes on.
 """
 
 import logging

@@ -1,6 +1,6 @@
 """The records of the journal: each is one change of the run. Their tags and fields are the format on disk.
 
-Up the stream: `store` and `files` make them. Down the stream: `journal` writes them, `catalog` takes them in.
+Up the stream: `store` and `data_files` make them. Down the stream: `journal` writes them, `catalog` takes them in.
 """
 
 import typing

@@ -3,7 +3,7 @@
 Nothing here deletes or renames: it says what is to be done (`Chore`), and the store does it once the lock is held. So a
 folder can be looked at by anybody.
 
-Up the stream: `journal`, `epochfile`. Down the stream: `store`.
+Up the stream: `journal`, `file_reader`. Down the stream: `store`.
 """
 
 import logging

@@ -4,7 +4,7 @@ The order of steps is what keeps a run whole, whenever the power goes (`_commit`
 and the file's name is, before the journal says so; the journal says so, synced, before anybody is told, and before a
 name is changed or taken away. What was journaled and not yet done to the names is a chore, done again after a crash.
 
-Up the stream: `writer` calls it, in the I/O thread only. Down the stream: `files`, `journal`, `chores`.
+Up the stream: `writer` calls it, in the I/O thread only. Down the stream: `data_files`, `journal`, `name_changes`.
 """
 
 import logging

@@ -4,7 +4,7 @@ What `malloc` gives begins 16 bytes behind one. To copy from a page to such an a
 "fast short rep mov" several times as long: 64 MB of a file took 40 ms in place of 6, measured on one of them; 64 bytes
 behind a page it was 6 again. See https://lunnova.dev/articles/ryzen-slow-short-rep-mov.
 
-Down the stream: `epochreader`, `packed` and `gathering` have files read into it.
+Down the stream: `file_reader`, `compressed` and `gather` have files read into it.
 """
 
 import math

@@ -3,7 +3,7 @@
 A buffer comes back by itself once the last array that looks into it is gone, be it the writer's or a reader's. When the
 last one is taken, another one is made ready behind the sampler's back: the disk may be slower for once.
 
-Down the stream: `epoch` copies what a sampler hands over into such memory; `fetcher` makes some ready in its thread.
+Down the stream: `prepare` copies what a sampler hands over into such memory; `device_fetcher` makes some ready.
 """
 
 import weakref

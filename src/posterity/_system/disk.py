@@ -3,7 +3,7 @@
 A `Disk` knows nothing of runs. It speaks of names in one folder, which it holds open: the folder may be moved while it
 is at work. Names never lead out of the folder, and symbolic links aren't followed. Errors come up as they are.
 
-Up the stream: `journal`, `epochfile`, `lock`, `recovery`, `store`. Tests put a breaking disk in its place.
+Up the stream: `journal`, `file_writer`, `lock`, `recovery`, `store`. Tests put a breaking disk in its place.
 """
 
 import contextlib

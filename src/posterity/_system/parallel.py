@@ -2,7 +2,7 @@
 
 They are started for one job and end with it: none is left behind in a fork, at the end of the process, or idle.
 
-Down the stream: `packed` has chunks compressed and brought back; `gathering` shares out what it reads.
+Down the stream: `compressed` has chunks compressed and brought back; `gather` shares out what it reads.
 """
 
 import os

@@ -1,6 +1,6 @@
 """A kernel that moves one chain, as BlackJAX has them, for many chains. BlackJAX isn't imported here.
 
-Up the stream: a sampler. Down the stream: `kernelrun`.
+Up the stream: a sampler. Down the stream: `jax/run_kernel`.
 """
 
 from collections.abc import Callable

@@ -2,7 +2,7 @@
 
 An epoch takes all its steps on the device, by `lax.scan`, and gives its samples with the axes that they have on disk.
 
-Up the stream: the kernels of `kernels`, or your own. Down the stream: `kernelrun` has epochs computed and stored.
+Up the stream: the kernels of `kernels`, or your own. Down the stream: `jax/run_kernel` has epochs computed and stored.
 """
 
 from abc import ABC, abstractmethod

@@ -1,6 +1,6 @@
 """NumPyro's kernels, for many chains at once. NumPyro isn't imported: who has a kernel of it has done that.
 
-Up the stream: a sampler. Down the stream: `kernelrun`.
+Up the stream: a sampler. Down the stream: `jax/run_kernel`.
 """
 
 import copy

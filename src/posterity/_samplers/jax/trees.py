@@ -3,7 +3,7 @@
 The walk is JAX's own, one level at a time, so that every container that JAX knows is known here too. Containers are
 named by what they are to a reader without JAX: a dict, a list, a tuple, None. All else is a dict of its fields.
 
-Up the stream: `kernels`, which has pytrees. Down the stream: `pytrees`, which gives them back from the samples.
+Up the stream: `kernels`, which has pytrees. Down the stream: `jax/pytrees`, which gives them back from the samples.
 """
 
 from collections.abc import Callable
