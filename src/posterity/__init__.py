@@ -4,12 +4,12 @@ Each name is imported when it is first asked for: `import posterity`, and so `po
 nor for h5py.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING
+import typing as _typing
+from importlib import import_module as _import_module
 
 from ._system.old_pickles import find_moved as _find_moved
 
-if TYPE_CHECKING:
+if _typing.TYPE_CHECKING:
     from ._admin.compact import Compaction, compact
     from ._admin.repair import Repairs, repair
     from ._admin.run_info import EpochInfo, RunInfo, find_runs, run_epochs, run_info
@@ -115,64 +115,65 @@ __all__ = [
     "verify",
 ]
 
-_MODULES = {
-    "_writing.awaited": ["AsyncBackend"],
-    "_reading.async_run": ["AsyncRun"],
-    "_reading.async_snapshot": ["AsyncSnapshot"],
-    "_admin.verify": ["Findings", "Problem", "verify"],
-    "_writing.blocking": ["DefaultBackend"],
-    "_admin.compact": ["Compaction", "compact"],
-    "_convergence.diagnosis": ["Diagnosis"],
-    "_convergence.diagnostics": ["Diagnostics", "Stop"],
-    "epoch": ["Epoch"],
-    "errors": [
-        "BurnLowered",
-        "Burned",
-        "Closed",
-        "Damaged",
-        "EpochMismatch",
-        "ExportExists",
-        "ForeignFiles",
-        "Forked",
-        "MailboxFull",
-        "MissingExtra",
-        "NewerFormat",
-        "NotStorable",
-        "NotWritten",
-        "OnlyInMemory",
-        "PosterityError",
-        "RunExists",
-        "RunLocked",
-        "SnapshotExpired",
-        "UnknownOption",
-        "UntrustedClass",
-        "WriteFailed",
-    ],
-    "_interop.export": ["export_netcdf", "export_zarr"],
-    "importing": ["Imported", "import_jexplore"],
-    "_model.metadata": ["Metadata", "Parameter"],
-    "_writing.receipts": ["Promise", "Receipt"],
-    "_admin.repair": ["Repairs", "repair"],
-    "_reading.run": ["Run", "open_run"],
-    "_admin.run_info": ["EpochInfo", "RunInfo", "find_runs", "run_epochs", "run_info"],
-    "_format.single_file": ["read_epoch"],
-    "_reading.snapshot": ["Snapshot"],
-    "_model.states": ["State"],
-    "_writing.status": ["Status"],
-}
-_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+if not _typing.TYPE_CHECKING:  # a type checker knows the names from above, and no others
+    _MODULES = {
+        "_writing.awaited": ["AsyncBackend"],
+        "_reading.async_run": ["AsyncRun"],
+        "_reading.async_snapshot": ["AsyncSnapshot"],
+        "_admin.verify": ["Findings", "Problem", "verify"],
+        "_writing.blocking": ["DefaultBackend"],
+        "_admin.compact": ["Compaction", "compact"],
+        "_convergence.diagnosis": ["Diagnosis"],
+        "_convergence.diagnostics": ["Diagnostics", "Stop"],
+        "epoch": ["Epoch"],
+        "errors": [
+            "BurnLowered",
+            "Burned",
+            "Closed",
+            "Damaged",
+            "EpochMismatch",
+            "ExportExists",
+            "ForeignFiles",
+            "Forked",
+            "MailboxFull",
+            "MissingExtra",
+            "NewerFormat",
+            "NotStorable",
+            "NotWritten",
+            "OnlyInMemory",
+            "PosterityError",
+            "RunExists",
+            "RunLocked",
+            "SnapshotExpired",
+            "UnknownOption",
+            "UntrustedClass",
+            "WriteFailed",
+        ],
+        "_interop.export": ["export_netcdf", "export_zarr"],
+        "importing": ["Imported", "import_jexplore"],
+        "_model.metadata": ["Metadata", "Parameter"],
+        "_writing.receipts": ["Promise", "Receipt"],
+        "_admin.repair": ["Repairs", "repair"],
+        "_reading.run": ["Run", "open_run"],
+        "_admin.run_info": ["EpochInfo", "RunInfo", "find_runs", "run_epochs", "run_info"],
+        "_format.single_file": ["read_epoch"],
+        "_reading.snapshot": ["Snapshot"],
+        "_model.states": ["State"],
+        "_writing.status": ["Status"],
+    }
+    _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
-if not TYPE_CHECKING:  # a type checker knows the names from above, and no others
+    _DOORS = ["emcee", "epoch", "errors", "eryn", "importing", "kernels", "plots", "pulse", "pytrees", "summaries"]
 
     def __getattr__(name):
         module = _HOMES.get(name)
         if module is None:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = globals()[name] = getattr(import_module(f".{module}", __name__), name)
+        value = globals()[name] = getattr(_import_module(f".{module}", __name__), name)
         return value
 
-    def __dir__():
-        return sorted(set(globals()) | set(__all__))
+    def __dir__():  # what completion offers: no room of ours
+        return sorted({*(name for name in globals() if name.startswith("__")), *__all__, *_DOORS})
 
 
 _find_moved()
