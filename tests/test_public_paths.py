@@ -140,6 +140,21 @@ def test_docs_and_examples_import_public_modules_only():
     assert {each for each in found if each[1].partition(".")[2] not in ("", *DOORS)} == set()
 
 
+ORDER = [
+    "_cli",
+    "_samplers",
+    "_analysis",
+    "_admin",
+    "_interop",
+    "_writing",
+    "_reading",
+    "_convergence",
+    "_store",
+    "_ingest",
+    "_model",
+    "_format",
+    "_system",
+]
 ROOMS = sorted(path.parent for path in Path(posterity.__file__).parent.glob("_*/__init__.py"))
 
 
@@ -158,4 +173,16 @@ def test_there_are_few_rooms_and_all_else_is_public():
     found = {module.name for module in pkgutil.iter_modules(posterity.__path__)}
     assert {name for name in found if name[0] != "_"} == set(DOORS)
     assert {name for name in found if name[0] == "_"} == {*(room.name for room in ROOMS), "__main__"}
+    assert {room.name for room in ROOMS} == set(ORDER)
     assert len(ROOMS) <= 13
+
+
+def test_the_docs_name_modules_that_are_there():
+    """The architecture page has a row for each room, and each path that a page names exists."""
+    root = Path(__file__).parents[1]
+    package = root / "src" / "posterity"
+    page = (root / "docs" / "explanation" / "architecture.md").read_text()
+    assert re.findall(r"^\| `(_\w+)` \|", page, re.MULTILINE) == ORDER
+    for text in (path.read_text() for path in [*(root / "docs").rglob("*.md"), root / "README.md"]):
+        for path in re.findall(r"`(_\w+/[\w/]+\.py)`", text):
+            assert (package / path).is_file(), path
