@@ -15,7 +15,8 @@ from posterity._format.flatten import restore
 from posterity._format.layout import layout_of
 from posterity._format.samples import cut_samples, sample_shapes
 from posterity._format.schema import encode_items
-from posterity._ingest.prepare import Held, prepare
+from posterity._ingest.owned import Held
+from posterity._ingest.prepare import prepare
 from posterity._reading.load import named_class, to_epoch
 from posterity._system.buffer_pool import Buffers
 from posterity.epoch import Epoch, ToBackend

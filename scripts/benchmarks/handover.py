@@ -312,7 +312,7 @@ def profile(bench: Bench) -> list[Figure]:
                 times = [time.perf_counter()]
                 prepared = service.prepare(epoch)
                 times.append(time.perf_counter())
-                with service.hand_over(prepared) as handing:
+                with service.begin_hand_over(prepared) as handing:
                     times.append(time.perf_counter())
                     held = handing.own(prepared, copy=True)
                     times.append(time.perf_counter())

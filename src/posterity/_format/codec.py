@@ -20,7 +20,8 @@ Bytes: TypeAlias = np.ndarray[Any, np.dtype[np.uint8]]
 Codec = Literal["gzip", "zstd"]
 LEVELS = {"gzip": range(1, 10), "zstd": range(1, 23)}
 DEFAULT_LEVEL = {"gzip": 1, "zstd": 1}
-_SHUFFLE, _DEFLATE, _ZSTD = 2, 1, 32015
+_SHUFFLE = 2
+_FILTERS: dict[Codec, int] = {"gzip": 1, "zstd": 32015}
 _LEAST_SAVED = 16  # a chunk of which not even this part is saved is read faster as it is
 
 
@@ -37,7 +38,7 @@ class Packing(NamedTuple):
     def filters(self, itemsize: int) -> list[tuple[int, int]]:
         """HDF5's filters for numbers of a size, in the order in which they are applied, each with its one parameter."""
         first = [(_SHUFFLE, itemsize)] if self._shuffles(itemsize) else []
-        return [*first, (_ZSTD if self.codec == "zstd" else _DEFLATE, self.level)]
+        return [*first, (_FILTERS[self.codec], self.level)]
 
     def packer(self, itemsize: int) -> Callable[[Bytes], bytes | Bytes]:
         """A function that compresses, for one thread. What hardly becomes smaller comes back as it was."""
@@ -93,15 +94,21 @@ def _zstandard() -> Any:  # the module
         raise MissingExtra("zstd needs the package zstandard: pip install 'posterity[zstd]'") from error
 
 
-def _compressor(codec: str, level: int) -> Callable[[Bytes], bytes]:
-    if codec == "zstd":
-        compress: Callable[[Bytes], bytes] = _zstandard().ZstdCompressor(level=level).compress
-        return compress
-    return lambda raw: zlib.compress(raw.data, level)
+def _compressor(codec: Codec, level: int) -> Callable[[Bytes], bytes]:
+    match codec:
+        case "zstd":
+            compress: Callable[[Bytes], bytes] = _zstandard().ZstdCompressor(level=level).compress
+            return compress
+        case "gzip":
+            return lambda raw: zlib.compress(raw.data, level)
 
 
-def _decompressor(codec: str) -> Callable[[Bytes, int], bytes]:
-    return _zstd_decompressor() if codec == "zstd" else _inflated
+def _decompressor(codec: Codec) -> Callable[[Bytes, int], bytes]:
+    match codec:
+        case "zstd":
+            return _zstd_decompressor()
+        case "gzip":
+            return _inflated
 
 
 def _zstd_decompressor() -> Callable[[Bytes, int], bytes]:

@@ -1,7 +1,6 @@
-"""Epochs checked and owned: what a sampler handed over becomes the writer's.
+"""Epochs checked, and then owned: what a sampler handed over becomes the writer's. `Prepared.own` makes the copy.
 
-Up the stream: `epoch`, and dicts. Down the stream: `ledger` queues a `Held` epoch, `store` writes it, `snapshot`
-reads it.
+Up the stream: `epoch`, and dicts. Down the stream: `hand_over` owns what was checked, `ledger` enters it.
 """
 
 from collections.abc import Sequence
@@ -10,7 +9,6 @@ from typing import NamedTuple, cast
 import numpy as np
 
 from posterity._format.flatten import Leaf, flatten
-from posterity._format.layout import Layout
 from posterity._format.samples import is_sample
 from posterity._model.metadata import Metadata
 from posterity._system.arrays import Array
@@ -19,49 +17,10 @@ from posterity.epoch import EpochDict, ToBackend
 from posterity.errors import EpochMismatch, NotStorable
 
 from .cost import SMALL_BYTES, is_quicker_than_asking, must_copy
-from .device import OnDevice, lies_on_device, take_over
+from .device import lies_on_device, take_over
 from .jexplore import described, unfetched
+from .owned import Held
 from .template import Kind, Kinds
-
-
-class Held:
-    """An epoch in memory, ours alone, with the layout that it will have on disk. Some of it may still be on a device.
-
-    `device_nbytes`: the bytes that were there when it was handed over.
-    """
-
-    __slots__ = ("__weakref__", "_leaves", "device_nbytes", "is_fetched", "kind")
-
-    def __init__(self, kind: Kind, leaves: Sequence[Array | OnDevice]) -> None:
-        self.kind = kind
-        self._leaves = list(leaves)
-        self.device_nbytes = 0
-        if not kind.is_in_memory:
-            self.device_nbytes = sum(leaf.nbytes for leaf in leaves if isinstance(leaf, OnDevice))
-        self.is_fetched = self.device_nbytes == 0
-
-    @property
-    def layout(self) -> Layout:
-        """Where its parts will lie in a file."""
-        return self.kind.layout
-
-    def fetch(self) -> None:
-        """Have all of it in memory. Waits for the device that computes it."""
-        for i, leaf in enumerate(self._leaves):
-            if isinstance(leaf, OnDevice):
-                self._leaves[i] = leaf.fetch()
-        self.is_fetched = True
-
-    def arrays(self) -> list[Array]:
-        """The arrays; those on a device are fetched."""
-        if self.is_fetched:
-            return cast("list[Array]", self._leaves.copy())
-        return [self.array(i) for i in range(len(self._leaves))]
-
-    def array(self, i: int) -> Array:
-        """One of the arrays; it is fetched if it lies on a device."""
-        leaf = self._leaves[i]
-        return leaf.fetch() if isinstance(leaf, OnDevice) else leaf
 
 
 class Prepared(NamedTuple):

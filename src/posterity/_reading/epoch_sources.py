@@ -11,7 +11,7 @@ from posterity._format.file_reader import Reader
 from posterity._format.layout import Layout, Region, layout_of
 from posterity._format.row_reader import Scratch
 from posterity._format.rows import Rows
-from posterity._ingest.prepare import Held
+from posterity._ingest.owned import Held
 from posterity._store.catalog import Catalog
 from posterity._store.epoch_locations import Shelf
 from posterity._store.file_lookup import open_place

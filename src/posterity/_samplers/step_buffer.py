@@ -248,7 +248,7 @@ class Steps(Generic[StateT]):
             epoch = self._epoch()
         if epoch is None:
             return
-        with self._service.hand_over(self._service.prepare(epoch), waits=waits) as handing:
+        with self._service.begin_hand_over(self._service.prepare(epoch), waits=waits) as handing:
             if handing.must_wait():
                 self._ledger.wait(handing.may_go_on)  # without our lock: reads go on
             self._put(handing)

@@ -22,7 +22,7 @@ from posterity._format.file_writer import EpochFile
 from posterity._format.frame import Stamp
 from posterity._format.layout import PACKED_VERSION, Layout, Region, layout_of, packed_layout
 from posterity._format.samples import cut_samples
-from posterity._ingest.prepare import Held
+from posterity._ingest.owned import Held
 from posterity._model.file_names import file_name, filling_name, rewrite_name
 from posterity._model.options import Options
 from posterity._model.policy import DropFiles, Part, PublishFile, WriteEpochs

@@ -5,7 +5,7 @@ epochs up, with no lock.
 """
 
 from posterity._format.layout import Layout, layout_of
-from posterity._ingest.prepare import Held
+from posterity._ingest.owned import Held
 from posterity.errors import Damaged, PosterityError
 
 from .catalog import Catalog

@@ -1,4 +1,7 @@
-"""The one owner of the run folder: it does what the policy decided, and decides nothing.
+"""The one owner of the run folder: it does what the policy decided.
+
+Of its own it decides one thing: that a file or a journal can't go on, after a failure or by its format, and is
+replaced.
 
 The order of steps is what keeps a run whole, whenever the power goes (`_commit`): numbers are in their file and synced,
 and the file's name is, before the journal says so; the journal says so, synced, before anybody is told, and before a
@@ -15,7 +18,7 @@ from typing import NamedTuple
 
 from posterity._format.codec import check_codec
 from posterity._format.layout import layout_of
-from posterity._ingest.prepare import Held
+from posterity._ingest.owned import Held
 from posterity._model import metadata
 from posterity._model.file_names import DEFAULT_FMT, JOURNAL, aside_name, file_name, filling_name
 from posterity._model.metadata import Metadata

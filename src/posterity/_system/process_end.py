@@ -1,4 +1,4 @@
-"""The end of the process: who must write something before it is told when nobody is left who could hand over more.
+"""Tells listeners that no thread is left which could hand anything over: they write the rest, then the process ends.
 
 The interpreter waits for our threads, which aren't daemons. For that they must know when the main thread and every
 other thread that isn't a daemon has ended.

@@ -143,7 +143,7 @@ class AsyncBackend(AsyncReads[EpochT]):
             prepared = await threads.run(prepare)
         if is_quick and service.try_hand_over(prepared, copy=copy) is not None:
             return
-        with service.hand_over(prepared, is_alive=Loop().is_open) as handing:
+        with service.begin_hand_over(prepared, is_alive=Loop().is_open) as handing:
             if handing.must_wait():
                 with anyio.move_on_after(timeout_s):
                     await until(service.ledger, handing.may_go_on)

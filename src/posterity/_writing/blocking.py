@@ -148,7 +148,7 @@ class DefaultBackend(Reads[EpochT]):
         prepared = service.prepare(epoch, eind)
         if service.try_hand_over(prepared, copy=copy) is not None:
             return
-        with service.hand_over(prepared) as handing:
+        with service.begin_hand_over(prepared) as handing:
             if handing.must_wait():
                 service.ledger.wait(handing.may_go_on, timeout_s)
             handing.complete(prepared, copy=copy)

@@ -8,7 +8,7 @@ Down the stream: `ledger` asks, under its lock.
 
 from collections.abc import Mapping
 
-from posterity._ingest.prepare import Held
+from posterity._ingest.owned import Held
 from posterity._model.registry import Registry
 
 

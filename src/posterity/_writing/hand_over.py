@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple, Self
 
-from posterity._ingest.prepare import Held, Prepared
+from posterity._ingest.owned import Held
+from posterity._ingest.prepare import Prepared
 from posterity._system.buffer_pool import Buffers
 
 from .admission import Ticket
@@ -37,7 +38,7 @@ def at_once(ledger: Ledger, buffers: Buffers, epoch: Prepared, *, copy: bool) ->
 class HandOver:
     """A hand-over of one epoch, to be used with `with`: room is asked for at its beginning, in the order of asking.
 
-        with service.hand_over(epoch) as handing:
+        with service.begin_hand_over(epoch) as handing:
             if handing.must_wait():
                 ...  # wait until handing.may_go_on(), or some time is over
             handing.complete(epoch, copy=True)

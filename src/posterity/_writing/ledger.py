@@ -17,7 +17,8 @@ from functools import partial
 from itertools import takewhile
 from typing import NamedTuple
 
-from posterity._ingest.prepare import Held, Prepared
+from posterity._ingest.owned import Held
+from posterity._ingest.prepare import Prepared
 from posterity._model.metadata import begun, completed
 from posterity._model.options import Options
 from posterity._model.policy import Action, Demand, done, is_met, memory_floor, pending, plan, write_target

@@ -4,7 +4,7 @@ import weakref
 from collections.abc import Callable, Generator
 from functools import partial
 
-from posterity._ingest.prepare import Held
+from posterity._ingest.owned import Held
 from posterity.errors import Closed
 
 from .ledger import Ledger, not_stored

@@ -145,7 +145,7 @@ class Service:
         """Hand an epoch over in one go, if that is quick and there is room; None: it is to be asked for first."""
         return at_once(self.ledger, self._buffers, epoch, copy=copy)
 
-    def hand_over(
+    def begin_hand_over(
         self, epoch: Prepared, *, waits: bool | None = None, is_alive: Callable[[], bool] | None = None
     ) -> HandOver:
         """Begin to hand an epoch over, in the order of asking. By default it waits for room if the options say so."""
@@ -167,8 +167,7 @@ class Service:
         found = self.try_hand_over(prepared, copy=copy)
         if found is not None:
             return self._receipt(found, copy=copy)
-        with self.hand_over(prepared, waits=False) as handing:
-            handing.must_wait()  # raises, if there is no room
+        with self.begin_hand_over(prepared, waits=False) as handing:
             return self._receipt(handing.complete(prepared, copy=copy), copy=copy)
 
     # ---- burning -------------------------------------------------------------------------------------------------
