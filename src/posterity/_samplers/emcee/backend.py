@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from posterity._model.metadata import Metadata
-from posterity._samplers.run_folder import run_folder
 from posterity._samplers.step_buffer import MAX_AGE_S, MAX_BYTES
+from posterity._samplers.step_run import run_folder
 from posterity._system.arrays import Array
 from posterity.errors import Closed, MissingExtra
 

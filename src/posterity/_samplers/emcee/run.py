@@ -14,8 +14,8 @@ import numpy as np
 from posterity._model.metadata import Metadata
 from posterity._model.options import parse_options
 from posterity._reading.snapshot import Snapshot
-from posterity._samplers.run_folder import ReadFolder
 from posterity._samplers.step_buffer import Steps
+from posterity._samplers.step_run import ReadFolder
 from posterity._system.arrays import Array
 from posterity._writing.blocking import DefaultBackend
 from posterity._writing.service import Service

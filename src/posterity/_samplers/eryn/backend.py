@@ -19,8 +19,8 @@ from posterity._format.dtypes import dtype_from_text
 from posterity._format.flatten import flatten
 from posterity._model.metadata import check_parameters
 from posterity._model.options import parse_options
-from posterity._samplers.run_folder import run_folder
 from posterity._samplers.step_buffer import MAX_AGE_S, MAX_BYTES
+from posterity._samplers.step_run import run_folder
 from posterity._system.arrays import Array
 from posterity._writing.blocking import DefaultBackend
 from posterity.epoch import Epoch

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 import numpy as np
 
 from posterity._reading.snapshot import Snapshot, samples_at
-from posterity._samplers.run_folder import ReadFolder
 from posterity._samplers.step_buffer import Steps
+from posterity._samplers.step_run import ReadFolder
 from posterity._system.arrays import Array
 from posterity._writing.blocking import DefaultBackend
 from posterity.epoch import Epoch, EpochDict
