@@ -6,16 +6,8 @@ import sys
 import numpy as np
 import pytest
 
-from posterity import NotStorable, Parameter
-from posterity._samplers.eryn.epochs import (
-    Recorded,
-    ensemble_of,
-    epoch_of,
-    from_samples,
-    masked,
-    nothing_counted,
-    recorded_in,
-)
+from posterity import Epoch, NotStorable, Parameter
+from posterity._samplers.eryn.epochs import Ensemble, ensemble_of, from_samples, masked, nothing_counted
 from posterity._samplers.eryn.run import chosen_steps
 from posterity.errors import Burned
 
@@ -71,18 +63,19 @@ def test_parameters_are_called_by_their_keys_or_as_given():
 
 
 def test_an_epoch_says_what_it_is_of():
-    """What `epoch_of` wrote `recorded_in` reads, and nothing of an epoch of somebody else's."""
-    before = ensemble(rj=True, moves=["stretch"]).with_blobs(np.zeros((2, 4, 3), "i4"))
-    steps = {name: np.zeros((5, *shape), dtype) for name, (shape, dtype) in before.in_a_step.items()}
-    epoch = epoch_of(Recorded(before, {"note": "kept"}, nothing_counted(before)), steps)
+    """What `epoch` wrote `found_in` reads, and nothing of an epoch of somebody else's."""
+    before = ensemble(rj=True, moves=["stretch"], info={"note": "kept"}).with_blobs(np.zeros((2, 4, 3), "i4"))
+    steps = {name: np.zeros((5, *shape), dtype) for name, (shape, dtype) in before.shapes.items()}
+    epoch = before.epoch(steps, nothing_counted(before))
     assert epoch["samples"]["p"].shape == (8, 4, 5)
     assert epoch["stats"]["accepted"].shape == (8,)
-    after = recorded_in(epoch["sampling"], epoch["state"])
-    assert after.ensemble == before
+    after, counted = Ensemble.found_in(Epoch.from_backend(epoch))
+    assert after == before
     assert after.info == {"note": "kept"}
-    assert after.counted.rj_accepted.shape == (2, 4)
-    assert recorded_in({"class": "other"}, {}) is None
-    assert recorded_in(None, None) is None
+    assert counted.rj_accepted.shape == (2, 4)
+    assert Ensemble.found_in(Epoch.from_backend(before.epoch(steps, None))) == (before, None)
+    assert Ensemble.found_in(Epoch(epoch["samples"], sampling={"class": "other"}, state={})) is None
+    assert Ensemble.found_in(Epoch(epoch["samples"])) is None
 
 
 def test_samples_as_eryn_has_them():

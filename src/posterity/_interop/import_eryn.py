@@ -18,9 +18,7 @@ from posterity._samplers.eryn.epochs import (
     LOG_PRIOR,
     Counted,
     Ensemble,
-    Recorded,
     ensemble_of,
-    epoch_of,
 )
 from posterity._samplers.step_buffer import MAX_BYTES
 from posterity._system.arrays import Array
@@ -66,18 +64,18 @@ class ErynChain:
         self.ensemble = self._ensemble()
         self._arrays = self._found()
         self._check()
-        info = {key: _plain(value) for key, value in group["info"].attrs.items()} if "info" in group else {}
-        self._recorded = Recorded(self.ensemble, info, self._counted())
+        self._state = self._counted()
 
     def _ensemble(self) -> Ensemble:
         group, attributes = self._group, self._group.attrs
         names = [str(name) for name in attributes["branch_names"]]
         first = group["chain"][names[0]]
         order = {key: _plain(value) for key, value in group["key_order"].attrs.items()} if "key_order" in group else {}
+        info = {key: _plain(value) for key, value in group["info"].attrs.items()} if "info" in group else {}
         ensemble = ensemble_of(
             attributes["nwalkers"], dict(group["ndims"].attrs), dict(group["nleaves_max"].attrs), attributes["ntemps"],
             names, rj=bool(attributes["rj"]), moves=list(group["moves"]) if "moves" in group else None,
-            key_order=order or None, dtype=first.dtype,
+            key_order=order or None, dtype=first.dtype, info=info,
         )  # fmt: skip
         return (
             ensemble.with_blobs(np.empty(group["blobs"].shape[1:], group["blobs"].dtype))
@@ -134,7 +132,7 @@ class ErynChain:
         for start in range(0, self.nsteps, at_once):
             stop = min(start + at_once, self.nsteps)
             steps = {name: self._rows(name, array[start:stop]) for name, array in self._arrays.items()}
-            yield stop, epoch_of(self._recorded, steps, is_last=stop == self.nsteps)
+            yield stop, self.ensemble.epoch(steps, self._state if stop == self.nsteps else None)
 
     def _rows(self, name: str, steps: Array) -> Array:
         """`(nsteps, ntemps, ...)` as `(nsteps, nchain, dim)`."""

@@ -13,8 +13,8 @@ from typing import Any
 import h5py
 import msgspec
 
-from posterity._samplers.emcee.run import EPOCHS_PER_FILE
 from posterity._samplers.step_buffer import MAX_BYTES
+from posterity._samplers.step_run import EPOCHS_PER_FILE
 from posterity.errors import Damaged, PosterityError
 
 Progress = Callable[[int, int], None]

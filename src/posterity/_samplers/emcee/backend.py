@@ -3,7 +3,7 @@
 It does what `emcee.backends.HDFBackend` does. A step costs a copy into memory, not an HDF5 file that is opened and
 closed. It needs the extra `emcee`; nothing else of the package imports this module.
 
-Up the stream: `emcee.EnsembleSampler` saves steps. Down the stream: `walkers` keeps them.
+Up the stream: `emcee.EnsembleSampler` saves steps. Down the stream: `step_run` keeps them.
 """
 
 import io
@@ -15,12 +15,12 @@ import numpy as np
 
 from posterity._model.metadata import Metadata
 from posterity._samplers.step_buffer import MAX_AGE_S, MAX_BYTES
-from posterity._samplers.step_run import run_folder
+from posterity._samplers.step_run import EPOCHS_PER_FILE, StepSource, StoredRun, WrittenRun, run_folder
 from posterity._system.arrays import Array
 from posterity.errors import Closed, MissingExtra
 
-from .epochs import Blobs, Ensemble
-from .run import EPOCHS_PER_FILE, Look, Source, StoredRun, WrittenRun
+from .epochs import Ensemble, WalkersState
+from .run import WalkersView, read_last, read_steps
 
 try:
     import emcee
@@ -86,17 +86,17 @@ class EmceeBackend(emcee.backends.Backend):  # type: ignore[misc]  # emcee has n
         self.compression = compression
         self.compression_opts = compression_opts
         self._asked_dtype = None if dtype is None else np.dtype(dtype)
-        self._written: WrittenRun | None = None
+        self._written: WrittenRun[Ensemble, WalkersState] | None = None
         if read_only:
             if options:
                 raise TypeError(f"{', '.join(options)}: a backend that only reads has no options for writing")
-            self._source: Source = StoredRun(self.folder)
+            self._source: StepSource[Ensemble, WalkersState] = StoredRun(self.folder, Ensemble)
             return
         if compression_opts is not None:
             options["compression_level"] = compression_opts
         options |= {"compression": compression, "epochs_per_file": epochs_per_file}
         self._source = self._written = WrittenRun(
-            self.folder, options, max_age_s=max_step_age_s, max_bytes=max_epoch_bytes
+            self.folder, Ensemble, options, max_age_s=max_step_age_s, max_bytes=max_epoch_bytes
         )
 
     def __enter__(self) -> Self:
@@ -105,11 +105,11 @@ class EmceeBackend(emcee.backends.Backend):  # type: ignore[misc]  # emcee has n
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._written is None or self._written.service.is_of_this_process:  # a forked child has nothing to close
+        if self._written is None or self._written.is_of_this_process:  # a forked child has nothing to close
             self.close()
 
     def __repr__(self) -> str:
-        state = self._written.service.status() if self._written is not None else "only read"
+        state = self._written.status if self._written is not None else "only read"
         return f"<{type(self).__name__} of {self.folder}: {state}>"
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -186,7 +186,7 @@ class EmceeBackend(emcee.backends.Backend):  # type: ignore[misc]  # emcee has n
             RuntimeError: this only reads.
             WriteFailed: removing its files failed (an `OSError`); the run is empty, and the attempts go on.
         """
-        self._writable().reset(Ensemble(int(nwalkers), int(ndim), self._new_dtype))
+        self._writable().reset_for(Ensemble(int(nwalkers), int(ndim), self._new_dtype))
 
     def grow(self, ngrow: int, blobs: Array | None) -> None:  # noqa: ARG002  # emcee's signature
         """Get ready for more steps. There is nothing to make room for; what blobs they have is noted.
@@ -203,7 +203,7 @@ class EmceeBackend(emcee.backends.Backend):  # type: ignore[misc]  # emcee has n
         written = self._writable()
         self._check_blobs(blobs)
         if blobs is not None:
-            written.expect_blobs(Blobs.like(np.asarray(blobs)))
+            written.expect_blobs(np.asarray(blobs))
 
     def save_step(self, state: Any, accepted: Array) -> None:  # an emcee.State
         """Save a step. It is copied, and seen by every later read; it is on disk after `max_step_age_s` at the latest.
@@ -221,18 +221,21 @@ class EmceeBackend(emcee.backends.Backend):  # type: ignore[misc]  # emcee has n
         """
         written = self._writable()
         self._check(state, accepted)
-        written.save(state, accepted)
+        ensemble, before = self._ensemble(), written.state
+        step = {"p": state.coords, "lp": state.log_prob, "accepted": accepted}
+        if ensemble.blobs is not None:
+            step["blobs"] = state.blobs
+        total: Any = np.zeros(ensemble.nwalkers) if before is None else before.accepted
+        written.steps.add(step, WalkersState(state.random_state, total + accepted))
 
     def flush(self, publish: bool = False) -> None:
         """Wait until all steps saved so far survive a power cut. See `DefaultBackend.flush`."""
-        written = self._writable()
-        written.steps.hand_over()
-        written.face.flush(publish)
+        self._writable().flush(publish)
 
     @property
     def status(self) -> "Status":
         """What the writer is doing; never waits. Steps that are only gathered so far aren't in its counts."""
-        return self._writable().face.status
+        return self._writable().status
 
     def close(self, timeout_s: float | None = 60) -> None:
         """Write all, publish, and let the folder go; idempotent. Reading goes on, from the folder.
@@ -242,9 +245,9 @@ class EmceeBackend(emcee.backends.Backend):  # type: ignore[misc]  # emcee has n
         """
         written = self._written
         if written is not None:
-            written.face.close(timeout_s)
+            written.close(timeout_s)
             self._written = None
-            self._source = StoredRun(self.folder)
+            self._source = StoredRun(self.folder, Ensemble)
         elif isinstance(self._source, StoredRun):
             self._source.close()
 
@@ -258,7 +261,7 @@ class EmceeBackend(emcee.backends.Backend):  # type: ignore[misc]  # emcee has n
             f"{self.folder} is a run folder and no HDF5 file to open with mode {mode!r}; use posterity.open_run"
         )
 
-    def _writable(self) -> "WrittenRun":
+    def _writable(self) -> WrittenRun[Ensemble, WalkersState]:
         if self._written is not None:
             return self._written
         if self.read_only:
@@ -288,12 +291,11 @@ class EmceeBackend(emcee.backends.Backend):  # type: ignore[misc]  # emcee has n
             raise KeyError(f"steps have no {name!r}; they have {', '.join(_SAMPLES)}")
         if thin < 1:
             raise ValueError(f"thin must be at least 1, got {thin}")
-        look = self._look()
-        with look.snapshot:
-            if name == "blobs" and look.ensemble.blobs is None:
+        view = self._view()
+        with view.snapshot:
+            if name == "blobs" and view.ensemble.blobs is None:
                 return None
-            steps = range(look.nsteps)
-            found = look.read(_SAMPLES[name], steps[discard + thin - 1 :: thin])
+            found = read_steps(view, _SAMPLES[name], range(view.nsteps)[discard + thin - 1 :: thin])
         return found.reshape(found.shape[0] * found.shape[1], *found.shape[2:]) if flat else found
 
     def get_last_sample(self) -> emcee.State:
@@ -302,21 +304,24 @@ class EmceeBackend(emcee.backends.Backend):  # type: ignore[misc]  # emcee has n
         Raises:
             AttributeError: there are no steps yet.
         """
-        look = self._look()
-        with look.snapshot:
-            step = look.last()
+        view = self._view()
+        with view.snapshot:
+            step = read_last(view)
         return emcee.State(
             step["p"],
             log_prob=step["lp"],
             blobs=step.get("blobs"),
-            random_state=None if look.state is None else look.state.random_state,
+            random_state=None if view.state is None else view.state.random_state,
         )
 
-    def _look(self) -> Look:
-        look = self._source.look()
-        if look is None or not look.nsteps:
+    def _view(self) -> WalkersView:
+        view = self._source.view()
+        if view is None:
             raise self._no_steps()
-        return look
+        if not view.nsteps:
+            view.snapshot.release()
+            raise self._no_steps()
+        return view
 
     def _no_steps(self) -> AttributeError:
         return AttributeError(f"{self.folder} holds no steps yet: run the sampler with store=True first")

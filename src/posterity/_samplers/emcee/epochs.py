@@ -1,4 +1,4 @@
-"""How the steps of an ensemble of walkers, emcee's, lie in epochs: each walker is a chain. Pure, but for reading.
+"""How the steps of an ensemble of walkers, emcee's, lie in epochs: each walker is a chain. Pure.
 
 An epoch has the samples "p" (nwalkers, ndim, nsteps) and "lp", the log-probability (nwalkers, 1, nsteps). Blobs are
 samples as well where they are numbers: "blobs" (nwalkers, n, nsteps), or "blobs.<field>" for each field of a structured
@@ -6,24 +6,22 @@ dtype. Other blobs, text for example, are the item "blobs" of the epoch (nsteps,
 proposals of each walker were accepted in the epoch; `state` what emcee needs to go on; `emcee` says how to put the
 blobs together again, and that emcee's steps are in the epoch.
 
-Up the stream: `emcee`, `importing`. Down the stream: `steps`, `snapshot`.
+Up the stream: `backend` and `import_emcee` have steps. Down the stream: `step_run` hands over epochs of them.
 """
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, ClassVar, NamedTuple
 
 import msgspec
 import numpy as np
 
 from posterity._format.dtypes import dtype_from_text, dtype_to_text
 from posterity._format.flatten import flatten
-from posterity._reading.snapshot import Snapshot, samples_at
 from posterity._samplers.step_buffer import Shapes
 from posterity._system.arrays import Array
 from posterity.epoch import Epoch, EpochDict
-from posterity.errors import EpochMismatch, NotStorable
+from posterity.errors import NotStorable
 
 _CLASS = f"{Epoch.__module__}.{Epoch.__qualname__}"
 
@@ -86,8 +84,10 @@ def _is_numbers(dtype: np.dtype[np.generic]) -> bool:
     return dtype.kind in "?biuf" or (dtype.kind == "c" and dtype.itemsize <= 16)
 
 
-class Ensemble(NamedTuple):
+class Ensemble(msgspec.Struct, frozen=True):
     """What all steps of a run have in common. `dtype`: of positions and log-probabilities."""
+
+    written_by: ClassVar[str] = "EmceeBackend"
 
     nwalkers: int
     ndim: int
@@ -105,6 +105,20 @@ class Ensemble(NamedTuple):
         if self.blobs is not None:
             shapes["blobs"] = ((self.nwalkers, *self.blobs.shape), self.blobs.numpy_dtype)
         return shapes
+
+    def with_blobs(self, blobs: Array) -> "Ensemble":
+        """This ensemble with blobs like those of a step, (nwalkers, ...).
+
+        Raises:
+            ValueError: it has others.
+            NotStorable: Python objects among them (a `TypeError`).
+        """
+        given = Blobs.like(blobs)
+        if self.blobs is None:
+            return msgspec.structs.replace(self, blobs=given)
+        if self.blobs.shape != given.shape:
+            raise ValueError(f"the blobs have shape {given.shape}, and in the run they have {self.blobs.shape}")
+        return self
 
     def epoch(self, steps: Mapping[str, Array], state: WalkersState | None) -> EpochDict:
         """An epoch of some steps: "p", "lp", and if they are there "accepted" and "blobs": (nsteps, nwalkers, ...).
@@ -129,101 +143,35 @@ class Ensemble(NamedTuple):
         epoch["class"] = _CLASS
         return epoch
 
+    @classmethod
+    def found_in(cls, epoch: Epoch) -> "tuple[Ensemble, WalkersState | None] | None":
+        """What an epoch says of the ensemble, and the state in it; None if it is an epoch of another sampler's."""
+        mark = epoch.others.get("emcee")
+        if not isinstance(mark, dict) or "lp" not in epoch.samples:
+            return None
+        p = epoch.samples["p"]
+        blobs = None if mark["blobs"] is None else Blobs(mark["blobs"]["dtype"], tuple(mark["blobs"]["shape"]))
+        state = WalkersState(**epoch.state) if isinstance(epoch.state, dict) else None
+        return cls(p.shape[0], p.shape[1], p.dtype, blobs), state
+
 
 def _as_samples(blobs: Array) -> Array:
     """(nsteps, nwalkers, ...) as (nwalkers, n, nsteps)."""
     return np.moveaxis(blobs.reshape(*blobs.shape[:2], -1), 0, -1)
 
 
-def _as_steps(samples: Array, shape: tuple[int, ...]) -> Array:
+def as_steps(samples: Array, shape: tuple[int, ...]) -> Array:
     """The opposite of `_as_samples`."""
     return np.moveaxis(samples, -1, 0).reshape(samples.shape[2], samples.shape[0], *shape)
 
 
-class Newest(NamedTuple):
-    """What the newest epoch of a run tells: what all its steps have in common, and how to go on from the last one."""
-
-    ensemble: Ensemble
-    state: WalkersState
-
-
-def read_newest(snapshot: Snapshot[object], folder: Path) -> Newest | None:
-    """What the newest epoch of the run in a folder tells; None if it has none.
-
-    Raises:
-        EpochMismatch: the run isn't one of emcee's, or an import that was cut off (a `ValueError`).
-    """
-    if snapshot.nepochs == 0:
-        return None
-    epoch = cast("Epoch", snapshot.load(eclass=Epoch))
-    mark = epoch.others.get("emcee")
-    if not isinstance(mark, dict) or "lp" not in epoch.samples:
-        raise EpochMismatch(f"{folder} holds a run that no EmceeBackend wrote; use another folder, or mode='w'")
-    if not isinstance(epoch.state, dict):
-        raise EpochMismatch(f"{folder} holds an import that was cut off; remove it and import it again")
-    p = epoch.samples["p"]
-    blobs = None if mark["blobs"] is None else Blobs(mark["blobs"]["dtype"], tuple(mark["blobs"]["shape"]))
-    return Newest(Ensemble(p.shape[0], p.shape[1], p.dtype, blobs), WalkersState(**epoch.state))
-
-
-def read_steps(snapshot: Snapshot[object], ensemble: Ensemble, name: str, at: range) -> Array:
-    """Some steps of a run, as emcee has them: (nsteps, nwalkers, ...).
-
-    `name`: "p", "lp" or "blobs". `at`: their positions in the run, none of them burned: each `at.step`-th one from
-    `at.start` to the end of the snapshot.
-    """
-    if name != "blobs":
-        shape = (ensemble.ndim,) if name == "p" else ()
-        samples = _read_samples(snapshot, [name], at)
-        if samples is None:
-            return np.empty((0, ensemble.nwalkers, *shape), ensemble.dtype)
-        return _as_steps(samples[name], shape)
-    blobs = ensemble.blobs
-    assert blobs is not None
-    if not (blobs.is_plain or blobs.fields):
-        return _read_items(snapshot, ensemble, blobs, at)
-    samples = _read_samples(snapshot, list(blobs.fields or ["blobs"]), at)
-    if samples is None:
-        return np.empty((0, ensemble.nwalkers, *blobs.shape), blobs.numpy_dtype)
-    return _as_blobs(samples, blobs)
-
-
-def read_last(snapshot: Snapshot[object], ensemble: Ensemble) -> dict[str, Array]:
-    """The last step of a run, also if it is burned: "p", "lp" and "blobs", each (nwalkers, ...)."""
-    epoch = cast("Epoch", snapshot.load(eclass=Epoch))
-    last = {name: array[:, :, -1:] for name, array in epoch.samples.items()}
-    found = {"p": _as_steps(last["p"], (ensemble.ndim,))[0], "lp": _as_steps(last["lp"], ())[0]}
-    if ensemble.blobs is not None:
-        raw: Any = epoch.others.get("blobs")
-        found["blobs"] = _as_blobs(last, ensemble.blobs)[0] if raw is None else raw[-1]
-    return found
-
-
-def _as_blobs(samples: dict[str, Array], blobs: Blobs) -> Array:
+def as_blobs(samples: dict[str, Array], blobs: Blobs) -> Array:
     """Blobs that are samples, as emcee has them."""
     fields = blobs.fields
     if fields is None:
-        return _as_steps(samples["blobs"], blobs.shape)
+        return as_steps(samples["blobs"], blobs.shape)
     nwalkers, _, nsteps = next(iter(samples.values())).shape
     found = np.empty((nsteps, nwalkers), blobs.numpy_dtype)
     for name, dtype in fields.items():
-        found[name.partition(".")[2]] = _as_steps(samples[name], dtype.shape)
-    return found
-
-
-def _read_samples(snapshot: Snapshot[object], names: list[str], at: range) -> dict[str, Array] | None:
-    return samples_at(snapshot, names, at) if at else None
-
-
-def _read_items(snapshot: Snapshot[object], ensemble: Ensemble, blobs: Blobs, at: range) -> Array:
-    """Blobs that are no samples, epoch by epoch."""
-    found = np.empty((len(at), ensemble.nwalkers, *blobs.shape), blobs.numpy_dtype)
-    n = 0
-    for entry in snapshot.registry.entries[snapshot.registry.epoch_at(at.start) :] if at else ():
-        begin = at[n] - entry.first
-        rows = cast("Any", snapshot.get(entry.index)["blobs"])[begin :: at.step][: len(at) - n]
-        found[n : n + len(rows)] = rows
-        n += len(rows)
-        if n == len(at):
-            break
+        found[name.partition(".")[2]] = as_steps(samples[name], dtype.shape)
     return found

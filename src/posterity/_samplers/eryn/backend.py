@@ -4,7 +4,7 @@ It does what `eryn.backends.HDFBackend` does. A step costs a copy into memory, n
 closed. Eryn's diagnostics are inherited from Eryn's own class. It needs the extra `eryn`; nothing else of the package
 imports this module.
 
-Up the stream: `eryn.ensemble.EnsembleSampler` saves steps. Down the stream: `branched` keeps them.
+Up the stream: `eryn.ensemble.EnsembleSampler` saves steps. Down the stream: `step_run` keeps them.
 """
 
 import io
@@ -16,14 +16,11 @@ from typing import TYPE_CHECKING, Any, Self, cast
 import numpy as np
 
 from posterity._format.dtypes import dtype_from_text
-from posterity._format.flatten import flatten
 from posterity._model.metadata import check_parameters
 from posterity._model.options import parse_options
 from posterity._samplers.step_buffer import MAX_AGE_S, MAX_BYTES
-from posterity._samplers.step_run import run_folder
+from posterity._samplers.step_run import EPOCHS_PER_FILE, StepSource, StoredRun, WrittenRun, run_folder
 from posterity._system.arrays import Array
-from posterity._writing.blocking import DefaultBackend
-from posterity.epoch import Epoch
 from posterity.errors import Closed, EpochMismatch, RunExists
 
 from .epochs import (
@@ -38,21 +35,17 @@ from .epochs import (
     Ensemble,
     Numbers,
     RandomState,
-    Recorded,
     ensemble_of,
     masked,
     nothing_counted,
 )
 from .reads import ErynReads
-from .run import Source, StoredRun, WrittenRun, read_recorded
 
 if TYPE_CHECKING:
     import numpy.typing as npt
     from eryn.state import State
 
     from posterity._writing.status import Status
-
-EPOCHS_PER_FILE = 1000
 
 
 class ErynBackend(ErynReads):
@@ -113,8 +106,8 @@ class ErynBackend(ErynReads):
         self._asked_dtype = None if dtype is None else np.dtype(dtype)
         self._parameters = {} if parameters is None else check_parameters(parameters)
         self._max_age_s, self._max_bytes = max_step_age_s, max_epoch_bytes
-        self._written: WrittenRun | None = None
-        self._source: Source = StoredRun(self.outdir)
+        self._written: WrittenRun[Ensemble, Counted] | None = None
+        self._source: StepSource[Ensemble, Counted] = StoredRun(self.outdir, Ensemble)
         if read_only:
             if options:
                 raise TypeError(f"{', '.join(options)}: a backend that only reads has no options for writing")
@@ -131,17 +124,23 @@ class ErynBackend(ErynReads):
 
     def _continue(self) -> None:
         """Go on with the run that is there, if one is."""
-        face: DefaultBackend[Epoch] = DefaultBackend(0, outdir=self.outdir, **self._options)
-        recorded = None
+        written = self._open(self._options)
         try:
-            with face.snapshot() as snapshot:
-                recorded = read_recorded(snapshot, self.outdir)
-            if recorded is not None:
-                self._check_dtype(recorded.ensemble)
-                self._write(face, recorded)
+            if written.ensemble is not None:
+                self._check_dtype(written.ensemble)
+                self._keep(written, written.ensemble)
         finally:
             if self._written is None:
-                face.close()
+                written.close()
+
+    def _open(self, options: Mapping[str, Any]) -> WrittenRun[Ensemble, Counted]:
+        return WrittenRun(self.outdir, Ensemble, options, max_age_s=self._max_age_s, max_bytes=self._max_bytes)
+
+    def _keep(self, written: WrittenRun[Ensemble, Counted], ensemble: Ensemble) -> None:
+        self._source = self._written = written
+        self._replaces = True
+        for name, value in ensemble.info.items():
+            setattr(self, name, value)
 
     def _check_dtype(self, ensemble: Ensemble) -> None:
         known = dtype_from_text(ensemble.dtype)
@@ -150,23 +149,17 @@ class ErynBackend(ErynReads):
                 f"the run in {self.outdir} has dtype {known}, and {self._asked_dtype} was asked for; leave it out"
             )
 
-    def _write(self, face: DefaultBackend[Epoch], recorded: Recorded) -> None:
-        self._written = WrittenRun(face, recorded, max_bytes=self._max_bytes, max_age_s=self._max_age_s)
-        self._source, self._replaces = self._written, True
-        for name, value in recorded.info.items():
-            setattr(self, name, value)
-
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._written is None or self._written.service.is_of_this_process:  # a forked child has nothing to close
+        if self._written is None or self._written.is_of_this_process:  # a forked child has nothing to close
             self.close()
 
     def __repr__(self) -> str:
-        state = self._written.face.status if self._written is not None else "only read"
+        state = self._written.status if self._written is not None else "only read"
         return f"<{type(self).__name__} of {self.outdir}: {state}>"
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -214,23 +207,23 @@ class ErynBackend(ErynReads):
         dtype = np.dtype(np.float64) if self._asked_dtype is None else self._asked_dtype
         ensemble = ensemble_of(
             nwalkers, ndims, nleaves_max, ntemps, branch_names,
-            nbranches=nbranches, rj=rj, moves=moves, key_order=key_order, dtype=dtype,
+            nbranches=nbranches, rj=rj, moves=moves, key_order=key_order, dtype=dtype, info=info,
         )  # fmt: skip
-        flatten({"info": info})
         options = {**self._options, "chains": ensemble.chains, "parameters": ensemble.parameters(self._parameters)}
         if self._written is not None:
-            self._written.face.reset()
+            self._written.reset()
             self.close()
         if not self._replaces:
             self._check_none_began()
         options["mode"] = "w"  # what is there, if anything is, has no steps
-        face: DefaultBackend[Epoch] = DefaultBackend(0, outdir=self.outdir, **options)
-        self._write(face, Recorded(ensemble, info, nothing_counted(ensemble)))
+        written = self._open(options)
+        written.expect(ensemble)
+        self._keep(written, ensemble)
 
     def _check_none_began(self) -> None:
-        run = StoredRun(self.outdir)
+        run: StoredRun[Ensemble, Counted] = StoredRun(self.outdir, Ensemble)
         try:
-            if run.recorded is not None:
+            if run.ensemble is not None:
                 raise RunExists(f"somebody else began a run in {self.outdir} since this backend was made")
         finally:
             run.close()
@@ -289,7 +282,8 @@ class ErynBackend(ErynReads):
         """
         written = self._writable()
         self._check(state, accepted, rj_accepted=rj_accepted, swaps_accepted=swaps_accepted)
-        ensemble, before = written.ensemble, written.counted
+        ensemble = self._ensemble
+        before = written.state or nothing_counted(ensemble)
         if moves_accepted_fraction is not None and ensemble.moves is None:
             raise ValueError("moves_accepted_fraction was given, and reset() was told of no moves")
         swaps: Numbers = np.zeros(ensemble.ntemps - 1) if swaps_accepted is None else swaps_accepted
@@ -311,14 +305,12 @@ class ErynBackend(ErynReads):
 
     def flush(self, publish: bool = False) -> None:
         """Wait until all steps saved so far survive a power cut. See `DefaultBackend.flush`."""
-        written = self._writable()
-        written.steps.hand_over()
-        written.face.flush(publish)
+        self._writable().flush(publish)
 
     @property
     def status(self) -> "Status":
         """What the writer is doing; never waits. Steps that are only gathered so far aren't in its counts."""
-        return self._writable().face.status
+        return self._writable().status
 
     def close(self, timeout_s: float | None = 60) -> None:
         """Write all, publish, and let the folder go; idempotent. Reading goes on, from the folder.
@@ -327,9 +319,9 @@ class ErynBackend(ErynReads):
             NotWritten: not all was written in time (a `TimeoutError`); the attempts go on.
         """
         if self._written is not None:
-            self._written.face.close(timeout_s)
+            self._written.close(timeout_s)
             self._written = None
-            self._source = StoredRun(self.outdir)
+            self._source = StoredRun(self.outdir, Ensemble)
         elif isinstance(self._source, StoredRun):
             self._source.close()
 
@@ -343,7 +335,7 @@ class ErynBackend(ErynReads):
             f"{self.outdir} is a run folder and no HDF5 file to open with mode {mode!r}; use posterity.open_run"
         )
 
-    def _writable(self) -> WrittenRun:
+    def _writable(self) -> WrittenRun[Ensemble, Counted]:
         self._check_may_write()
         if self._written is not None:
             return self._written

@@ -3,13 +3,13 @@
 Each temperature's walkers are chains, one temperature after the other. The leaves of a branch lie one behind the other
 along dim. Eryn isn't needed for any of this. Pure.
 
-Up the stream: `eryn` hands over steps, and the import of Eryn's files whole chains. Down the stream: `steps`.
+Up the stream: `backend` and `import_eryn` have steps. Down the stream: `step_run` hands over epochs of them.
 """
 
 import math
 import operator
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias, cast
 
 import msgspec
 import numpy as np
@@ -62,8 +62,10 @@ class Ensemble(msgspec.Struct, frozen=True, kw_only=True):
     """All that `reset` fixes for a run, and the first blobs.
 
     `moves`: their names; None if they aren't tracked. `dtype`: of all samples that are numbers. `blobs`, `blob_dtype`:
-    the axes of a walker's blobs; None without any.
+    the axes of a walker's blobs; None without any. `info`: what else was given.
     """
+
+    written_by: ClassVar[str] = "ErynBackend"
 
     nwalkers: int
     ntemps: int
@@ -74,6 +76,7 @@ class Ensemble(msgspec.Struct, frozen=True, kw_only=True):
     dtype: str = "<f8"
     blobs: tuple[int, ...] | None = None
     blob_dtype: str = ""
+    info: dict[str, Any] = {}
 
     @property
     def nchain(self) -> int:
@@ -155,7 +158,7 @@ class Ensemble(msgspec.Struct, frozen=True, kw_only=True):
         return [known[name] for name in wanted]
 
     @property
-    def in_a_step(self) -> dict[str, tuple[tuple[int, ...], Dtype]]:
+    def shapes(self) -> dict[str, tuple[tuple[int, ...], Dtype]]:
         """Name -> shape and dtype of all that a step has: its samples, and the proposals and swaps accepted in it."""
         counts: dict[str, tuple[int, ...]] = {ACCEPTED: (self.nchain,), SWAPS_ACCEPTED: (self.ntemps - 1,)}
         if self.rj:
@@ -177,10 +180,45 @@ class Ensemble(msgspec.Struct, frozen=True, kw_only=True):
         """This ensemble with blobs like these, `(ntemps, nwalkers, ...)`.
 
         Raises:
+            ValueError: it has others.
             NotStorable: they can't be stored (a `TypeError`).
         """
         flatten({BLOBS: blobs[:0]})
-        return msgspec.structs.replace(self, blobs=blobs.shape[2:], blob_dtype=dtype_to_text(blobs.dtype))
+        shape, dtype = blobs.shape[2:], dtype_to_text(blobs.dtype)
+        if self.blobs is not None and (shape, dtype) != (self.blobs, self.blob_dtype):
+            raise ValueError(
+                f"the blobs of each walker have shape {shape} and dtype {dtype}, and in the run they have {self.blobs} "
+                f"and {self.blob_dtype}"
+            )
+        return msgspec.structs.replace(self, blobs=shape, blob_dtype=dtype)
+
+    def epoch(self, steps: Mapping[str, Array], state: "Counted | None") -> EpochDict:
+        """An epoch of some steps, and what was counted by the last of them. Nothing is copied.
+
+        Args:
+            steps: name -> `(nsteps, nchain, dim)` for samples; also what was accepted in each step, `(nsteps, nchain)`
+                and `(nsteps, ntemps - 1)`, if that is known.
+            state: None in the middle of an import: the run can't be continued from here.
+        """
+        counts = {name: steps[name].sum(axis=0) for name in (ACCEPTED, RJ_ACCEPTED, SWAPS_ACCEPTED) if name in steps}
+        described = msgspec.structs.asdict(self)
+        info = described.pop("info")
+        return {
+            "samples": {name: steps[name].transpose(1, 2, 0) for name in self.samples},
+            "stats": counts,
+            "sampling": {_SAMPLER: msgspec.json.encode(described).decode(), "info": info},
+            "state": None if state is None else state._asdict(),
+            "class": _CLASS,
+        }
+
+    @classmethod
+    def found_in(cls, epoch: Epoch) -> "tuple[Ensemble, Counted | None] | None":
+        """What an epoch says of the ensemble, and what was counted; None if it is an epoch of another sampler's."""
+        if not isinstance(epoch.sampling, dict) or _SAMPLER not in epoch.sampling:
+            return None
+        ensemble = msgspec.json.decode(epoch.sampling[_SAMPLER], type=cls)
+        counted = Counted(**epoch.state) if isinstance(epoch.state, dict) else None
+        return msgspec.structs.replace(ensemble, info=epoch.sampling["info"]), counted
 
 
 class Counted(NamedTuple):
@@ -206,43 +244,6 @@ def nothing_counted(ensemble: Ensemble) -> Counted:
     return Counted(each, np.zeros(ensemble.ntemps - 1), each if ensemble.rj else None, moves)
 
 
-class Recorded(NamedTuple):
-    """What an epoch says of its run. `info`: what else was given to `reset`."""
-
-    ensemble: Ensemble
-    info: dict[str, object]
-    counted: Counted
-
-
-def epoch_of(recorded: Recorded, steps: Mapping[str, Array], *, is_last: bool = True) -> EpochDict:
-    """An epoch of some steps, and what is recorded with the last of them. Nothing is copied.
-
-    Args:
-        recorded: what is known at the last step.
-        steps: name -> `(nsteps, nchain, dim)` for samples; also what was accepted in each step, `(nsteps, nchain)`
-            and `(nsteps, ntemps - 1)`, if that is known.
-        is_last: whether the run can be continued from here; no, in the middle of an import.
-    """
-    ensemble, info, counted = recorded
-    counts = {name: steps[name].sum(axis=0) for name in (ACCEPTED, RJ_ACCEPTED, SWAPS_ACCEPTED) if name in steps}
-    return {
-        "samples": {name: steps[name].transpose(1, 2, 0) for name in ensemble.samples},
-        "stats": counts,
-        "sampling": {_SAMPLER: msgspec.json.encode(ensemble).decode(), "info": info},
-        "state": counted._asdict() if is_last else None,
-        "class": _CLASS,
-    }
-
-
-def recorded_in(sampling: object, state: object) -> Recorded | None:
-    """What an epoch says of its run; None if it isn't one of Eryn's."""
-    if not isinstance(sampling, dict) or _SAMPLER not in sampling:
-        return None
-    ensemble = msgspec.json.decode(sampling[_SAMPLER], type=Ensemble)
-    counted = Counted(**state) if isinstance(state, dict) else nothing_counted(ensemble)
-    return Recorded(ensemble, sampling["info"], counted)
-
-
 def ensemble_of(
     nwalkers: int,
     ndims: object,
@@ -255,12 +256,13 @@ def ensemble_of(
     moves: Iterable[str] | None = None,
     key_order: Mapping[str, Iterable[str | int]] | None = None,
     dtype: Dtype,
+    info: Mapping[str, object] | None = None,
 ) -> Ensemble:
     """The ensemble that the arguments of Eryn's `reset` mean.
 
     Raises:
         ValueError: they contradict each other, or a number is below 1.
-        NotStorable: a name can't be one in HDF5; the message gives it.
+        NotStorable: a name can't be one in HDF5, or an item of `info` can't be stored; the message gives it.
     """
     called = _branch_names(branch_names, nbranches)
     dims = _per_branch(ndims, called, "ndims")
@@ -275,9 +277,10 @@ def ensemble_of(
         moves=None if moves is None else tuple(moves),
         key_order=orders,
         dtype=dtype_to_text(dtype),
+        info=dict(info or {}),
     )
     names: dict[str, object] = {name: 0 for branch in branches for name in (branch.points, branch.inds)}
-    flatten({**names, "moves": dict.fromkeys(ensemble.moves or (), 0)})
+    flatten({**names, "moves": dict.fromkeys(ensemble.moves or (), 0), "info": ensemble.info})
     return ensemble
 
 

@@ -2,7 +2,7 @@
 
 Eryn's diagnostics are inherited from Eryn's own class, and ask for these.
 
-Up the stream: `branched` has the run. Down the stream: `eryn` adds the writing.
+Up the stream: `step_run` has the run. Down the stream: `backend` adds the writing.
 """
 
 from collections.abc import Iterable
@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from posterity._format.dtypes import dtype_from_text
+from posterity._samplers.step_run import StepSource
 from posterity.errors import MissingExtra
 
-from .epochs import Counted, Ensemble, Numbers, RandomState, Recorded, from_samples
-from .run import Look, Source, chosen_steps
+from .epochs import Counted, Ensemble, Numbers, RandomState, from_samples, nothing_counted
+from .run import BranchesView, chosen_steps, read_samples
 
 try:
     from eryn.backends import Backend
@@ -31,7 +32,7 @@ class ErynReads(Backend):  # type: ignore[misc]  # Eryn has no types
     """All that can be asked of a run of Eryn's."""
 
     outdir: Path
-    _source: Source
+    _source: StepSource[Ensemble, Counted]
     _asked_dtype: np.dtype[np.generic] | None
 
     @property
@@ -42,29 +43,28 @@ class ErynReads(Backend):  # type: ignore[misc]  # Eryn has no types
     @property
     def initialized(self) -> bool:
         """Whether there are steps, or `reset` said what they will be."""
-        return self._source.recorded is not None
-
-    def _recorded(self) -> Recorded:
-        recorded = self._source.recorded
-        if recorded is None:
-            raise self._no_steps()
-        return recorded
+        return self._source.ensemble is not None
 
     def _no_steps(self) -> AttributeError:
         return AttributeError(f"{self.outdir} holds no steps yet: run the sampler with store=True first")
 
     @property
     def _ensemble(self) -> Ensemble:
-        return self._recorded().ensemble
+        ensemble = self._source.ensemble
+        if ensemble is None:
+            raise self._no_steps()
+        return ensemble
 
     @property
     def _counted(self) -> Counted:
-        return self._recorded().counted
+        ensemble = self._ensemble
+        return self._source.state or nothing_counted(ensemble)
 
     @property
     def iteration(self) -> int:
         """How many steps were saved, burned ones too."""
-        self._recorded()
+        if not self.initialized:
+            raise self._no_steps()
         return self._source.total
 
     @property
@@ -75,9 +75,9 @@ class ErynReads(Backend):  # type: ignore[misc]  # Eryn has no types
     @property
     def dtype(self) -> np.dtype[np.generic]:
         """Of all numbers but blobs."""
-        recorded = self._source.recorded
-        if recorded is not None:
-            return dtype_from_text(recorded.ensemble.dtype)
+        ensemble = self._source.ensemble
+        if ensemble is not None:
+            return dtype_from_text(ensemble.dtype)
         return np.dtype(np.float64) if self._asked_dtype is None else self._asked_dtype
 
     @property
@@ -139,10 +139,10 @@ class ErynReads(Backend):  # type: ignore[misc]  # Eryn has no types
     @property
     def reset_kwargs(self) -> dict[str, Any]:
         """What else `reset` was called with."""
-        ensemble, info, _ = self._recorded()
+        ensemble = self._ensemble
         moves = None if ensemble.moves is None else list(ensemble.moves)
         shape = {"nleaves_max": self.nleaves_max, "ntemps": ensemble.ntemps, "branch_names": self.branch_names}
-        return {**shape, "rj": ensemble.rj, "moves": moves, "key_order": self.key_order, **info}
+        return {**shape, "rj": ensemble.rj, "moves": moves, "key_order": self.key_order, **ensemble.info}
 
     # ---- what was counted ----------------------------------------------------------------------------------------
 
@@ -221,17 +221,17 @@ class ErynReads(Backend):  # type: ignore[misc]  # Eryn has no types
             IndexError: there is no such step, or no such temperature.
             Burned: a step that `slice_vals` names was burned (a `ValueError`).
         """
-        look = self._look()
-        with look.snapshot:
-            ensemble = look.recorded.ensemble
+        view = self._view()
+        with view.snapshot:
+            ensemble = view.ensemble
             if name == "blobs" and ensemble.blobs is None:
                 return None
             places = ensemble.places(name, branch_names)
             temperature = None if temp_index is None else range(ensemble.ntemps)[temp_index]
             chains = ensemble.chosen_chains(temperature, one_each=name == "betas")
-            burn = look.snapshot.burn
-            steps, pick = chosen_steps(look.nsteps, burn, discard=discard, thin=thin, slice_vals=slice_vals)
-            samples = look.read([place.samples for place in places.values()], steps, chains)
+            burn = view.snapshot.burn
+            steps, pick = chosen_steps(view.nsteps, burn, discard=discard, thin=thin, slice_vals=slice_vals)
+            samples = read_samples(view, [place.samples for place in places.values()], steps, chains)
         ahead = () if temp_index is not None else (ensemble.ntemps,)
         values = {
             key: from_samples(samples[place.samples][:, :, pick], (*ahead, *place.axes))
@@ -239,14 +239,14 @@ class ErynReads(Backend):  # type: ignore[misc]  # Eryn has no types
         }
         return values if name in ("chain", "inds") else values[name]
 
-    def _look(self) -> Look:
-        look = self._source.look()
-        if look is None:
+    def _view(self) -> BranchesView:
+        view = self._source.view()
+        if view is None:
             raise self._no_steps()
-        if not look.nsteps:
-            look.snapshot.release()
+        if not view.nsteps:
+            view.snapshot.release()
             raise self._no_steps()
-        return look
+        return view
 
     def get_a_sample(self, it: int) -> "State":
         """The state of the sampler after a step, counted from 0; its random state is that of the newest."""
