@@ -1,5 +1,6 @@
 """Eryn's own sampler on our backend, value for value against its own backends: `tox -e eryn`."""
 
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from eryn.backends import Backend, HDFBackend
 from eryn.state import State
 from eryn_cases import CASES, NWALKERS, Jumps, Plain, Tempered
 
-from posterity import EpochMismatch, Parameter, RunExists, RunLocked, open_run
+from posterity import Closed, EpochMismatch, Parameter, RunExists, RunLocked, open_run
 from posterity.eryn import ErynBackend
 
 pytestmark = pytest.mark.timeout(300)
@@ -244,6 +245,28 @@ def test_a_run_that_was_reset_and_got_no_step_begins_again(tmp_path):
             begin(late)
     with ErynBackend(tmp_path / "run") as backend:
         assert backend.iteration == 4
+
+
+def test_a_closed_backend_removes_nothing(tmp_path):
+    """Others may have added steps since: to begin again the folder is opened again."""
+    with ErynBackend(tmp_path / "run") as backend:
+        Tempered().run(backend, 3)
+    with ErynBackend(tmp_path / "run") as other:
+        Tempered().go_on(other, 2)
+    with pytest.raises(Closed, match="open it again"):
+        backend.reset_base()
+    assert backend.iteration == 5
+
+
+def test_a_copy_only_reads(tmp_path):
+    """It has the name and the number for missing leaves that the backend was made with."""
+    with ErynBackend(tmp_path, "run", store_missing_leaves=-1.0) as backend:
+        Tempered().run(backend, 3)
+        backend.flush()
+        other = pickle.loads(pickle.dumps(backend))
+        assert (other.read_only, other.name, other.store_missing_leaves) == (True, "run", -1.0)
+        assert_same_chain(backend, other)
+        other.close()
 
 
 def test_a_backend_that_only_reads(tmp_path):

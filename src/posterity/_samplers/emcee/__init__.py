@@ -1,1 +1,1 @@
-"""emcee: `backend` is what its sampler calls, `run` its run, `epochs` how an ensemble's steps lie in epochs."""
+"""emcee: `backend` is what its sampler calls, `run` reads steps as it asks, `epochs` is how they lie in epochs."""

@@ -6,21 +6,20 @@ closed. It needs the extra `emcee`; nothing else of the package imports this mod
 Up the stream: `emcee.EnsembleSampler` saves steps. Down the stream: `step_run` keeps them.
 """
 
-import io
 import os
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from posterity._model.metadata import Metadata
+from posterity._samplers.step_backend import StepBackend
 from posterity._samplers.step_buffer import MAX_AGE_S, MAX_BYTES
-from posterity._samplers.step_run import EPOCHS_PER_FILE, StepSource, StoredRun, WrittenRun, run_folder
+from posterity._samplers.step_run import EPOCHS_PER_FILE
 from posterity._system.arrays import Array
-from posterity.errors import Closed, MissingExtra
+from posterity.errors import MissingExtra
 
 from .epochs import Ensemble, WalkersState
-from .run import WalkersView, read_last, read_steps
+from .run import read_last, read_steps
 
 try:
     import emcee
@@ -30,12 +29,10 @@ except ImportError as error:
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from posterity._writing.status import Status
-
 _SAMPLES = {"chain": "p", "log_prob": "lp", "blobs": "blobs"}
 
 
-class EmceeBackend(emcee.backends.Backend):  # type: ignore[misc]  # emcee has no types
+class EmceeBackend(StepBackend[Ensemble, WalkersState], emcee.backends.Backend):  # type: ignore[misc]  # emcee has no types
     """Keeps the steps of an `emcee.EnsembleSampler` in a run folder; a drop-in for `emcee.backends.HDFBackend`.
 
     A step that was saved is seen by every later read of this backend, and is on disk after `max_step_age_s` at the
@@ -65,6 +62,8 @@ class EmceeBackend(emcee.backends.Backend):  # type: ignore[misc]  # emcee has n
         PosterityError: see `DefaultBackend`. `RunLocked`: somebody else writes it, and `read_only` reads it meanwhile.
     """
 
+    _ensemble_class = Ensemble
+
     def __init__(
         self,
         outdir: str | os.PathLike[str] = "./",
@@ -79,81 +78,35 @@ class EmceeBackend(emcee.backends.Backend):  # type: ignore[misc]  # emcee has n
         epochs_per_file: int = EPOCHS_PER_FILE,
         **options: object,
     ) -> None:
-        self.filename = os.fsdecode(outdir)
-        self.name = name
-        self.folder = run_folder(self.filename, name)
-        self.read_only = read_only
-        self.compression = compression
-        self.compression_opts = compression_opts
-        self._asked_dtype = None if dtype is None else np.dtype(dtype)
-        self._written: WrittenRun[Ensemble, WalkersState] | None = None
-        if read_only:
-            if options:
-                raise TypeError(f"{', '.join(options)}: a backend that only reads has no options for writing")
-            self._source: StepSource[Ensemble, WalkersState] = StoredRun(self.folder, Ensemble)
-            return
-        if compression_opts is not None:
-            options["compression_level"] = compression_opts
-        options |= {"compression": compression, "epochs_per_file": epochs_per_file}
-        self._source = self._written = WrittenRun(
-            self.folder, Ensemble, options, max_age_s=max_step_age_s, max_bytes=max_epoch_bytes
+        super().__init__(
+            outdir,
+            name,
+            read_only=read_only,
+            dtype=dtype,
+            compression=compression,
+            compression_opts=compression_opts,
+            max_step_age_s=max_step_age_s,
+            max_epoch_bytes=max_epoch_bytes,
+            epochs_per_file=epochs_per_file,
+            options=options,
         )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._written is None or self._written.is_of_this_process:  # a forked child has nothing to close
-            self.close()
-
-    def __repr__(self) -> str:
-        state = self._written.status if self._written is not None else "only read"
-        return f"<{type(self).__name__} of {self.folder}: {state}>"
-
-    def __reduce__(self) -> tuple[object, ...]:
-        """A copy, in another process for example, only reads: a run has one writer."""
-        return type(self), (self.filename, self.name, True)
+        self.filename = os.fsdecode(outdir)
+        self.folder = self._folder
+        if not read_only:
+            self._written = self._open_run(self._options)
 
     # ---- what the run is -----------------------------------------------------------------------------------------
 
     @property
-    def initialized(self) -> bool:
-        """Whether there are steps, or `reset` said what they will be."""
-        return self._source.ensemble is not None
-
-    @property
-    def dtype(self) -> np.dtype[np.generic]:
-        """Of positions and log-probabilities."""
-        ensemble = self._source.ensemble
-        return self._new_dtype if ensemble is None else ensemble.dtype
-
-    @property
-    def _new_dtype(self) -> np.dtype[np.generic]:
-        return np.dtype(np.float64) if self._asked_dtype is None else self._asked_dtype
-
-    @property
-    def dtype_set(self) -> bool:
-        """Whether the dtype is more than a default."""
-        return self._asked_dtype is not None or self.initialized
-
-    @property
     def shape(self) -> tuple[int, int]:
         """The dimensions of the ensemble, `(nwalkers, ndim)`."""
-        ensemble = self._ensemble()
+        ensemble = self._ensemble
         return ensemble.nwalkers, ensemble.ndim
-
-    @property
-    def iteration(self) -> int:
-        """How many steps were saved, burned ones too."""
-        self._ensemble()
-        return self._source.total
 
     @property
     def accepted(self) -> Array:
         """How many proposals of each walker were accepted, `(nwalkers,)`."""
-        ensemble, state = self._ensemble(), self._source.state
+        ensemble, state = self._ensemble, self._source.state
         return np.zeros(ensemble.nwalkers) if state is None else np.array(state.accepted)
 
     @property
@@ -161,16 +114,6 @@ class EmceeBackend(emcee.backends.Backend):  # type: ignore[misc]  # emcee has n
         """The state of the sampler's random number generator at the last step; None before there is one."""
         state = self._source.state
         return None if state is None else state.random_state
-
-    def has_blobs(self) -> bool:
-        """Whether the steps have blobs."""
-        return self._ensemble().blobs is not None
-
-    def _ensemble(self) -> Ensemble:
-        ensemble = self._source.ensemble
-        if ensemble is None:
-            raise self._no_steps()
-        return ensemble
 
     @property
     def metadata(self) -> Metadata:
@@ -184,26 +127,10 @@ class EmceeBackend(emcee.backends.Backend):  # type: ignore[misc]  # emcee has n
 
         Raises:
             RuntimeError: this only reads.
+            Closed: it was closed (a `ValueError`).
             WriteFailed: removing its files failed (an `OSError`); the run is empty, and the attempts go on.
         """
         self._writable().reset_for(Ensemble(int(nwalkers), int(ndim), self._new_dtype))
-
-    def grow(self, ngrow: int, blobs: Array | None) -> None:  # noqa: ARG002  # emcee's signature
-        """Get ready for more steps. There is nothing to make room for; what blobs they have is noted.
-
-        Args:
-            ngrow: how many steps.
-            blobs: those of one step, (nwalkers, ...), or None.
-
-        Raises:
-            ValueError: earlier steps had others, or none.
-            NotStorable: blobs that are Python objects (a `TypeError`): pass `blobs_dtype` to the sampler.
-            RuntimeError: this only reads.
-        """
-        written = self._writable()
-        self._check_blobs(blobs)
-        if blobs is not None:
-            written.expect_blobs(np.asarray(blobs))
 
     def save_step(self, state: Any, accepted: Array) -> None:  # an emcee.State
         """Save a step. It is copied, and seen by every later read; it is on disk after `max_step_age_s` at the latest.
@@ -221,52 +148,12 @@ class EmceeBackend(emcee.backends.Backend):  # type: ignore[misc]  # emcee has n
         """
         written = self._writable()
         self._check(state, accepted)
-        ensemble, before = self._ensemble(), written.state
+        ensemble, before = self._ensemble, written.state
         step = {"p": state.coords, "lp": state.log_prob, "accepted": accepted}
         if ensemble.blobs is not None:
             step["blobs"] = state.blobs
         total: Any = np.zeros(ensemble.nwalkers) if before is None else before.accepted
         written.steps.add(step, WalkersState(state.random_state, total + accepted))
-
-    def flush(self, publish: bool = False) -> None:
-        """Wait until all steps saved so far survive a power cut. See `DefaultBackend.flush`."""
-        self._writable().flush(publish)
-
-    @property
-    def status(self) -> "Status":
-        """What the writer is doing; never waits. Steps that are only gathered so far aren't in its counts."""
-        return self._writable().status
-
-    def close(self, timeout_s: float | None = 60) -> None:
-        """Write all, publish, and let the folder go; idempotent. Reading goes on, from the folder.
-
-        Raises:
-            NotWritten: not all was written in time (a `TimeoutError`); the attempts go on.
-        """
-        written = self._written
-        if written is not None:
-            written.close(timeout_s)
-            self._written = None
-            self._source = StoredRun(self.folder, Ensemble)
-        elif isinstance(self._source, StoredRun):
-            self._source.close()
-
-    def open(self, mode: str = "r") -> None:
-        """Not for a run: it isn't one HDF5 file. `posterity.open_run` gives what can be read from it.
-
-        Raises:
-            io.UnsupportedOperation: always (an `OSError`).
-        """
-        raise io.UnsupportedOperation(
-            f"{self.folder} is a run folder and no HDF5 file to open with mode {mode!r}; use posterity.open_run"
-        )
-
-    def _writable(self) -> WrittenRun[Ensemble, WalkersState]:
-        if self._written is not None:
-            return self._written
-        if self.read_only:
-            raise RuntimeError(f"the backend of {self.folder} only reads; open it with read_only=False to write")
-        raise Closed(f"the backend of {self.folder} was closed; open it again to go on")
 
     # ---- reading -------------------------------------------------------------------------------------------------
 
@@ -313,15 +200,3 @@ class EmceeBackend(emcee.backends.Backend):  # type: ignore[misc]  # emcee has n
             blobs=step.get("blobs"),
             random_state=None if view.state is None else view.state.random_state,
         )
-
-    def _view(self) -> WalkersView:
-        view = self._source.view()
-        if view is None:
-            raise self._no_steps()
-        if not view.nsteps:
-            view.snapshot.release()
-            raise self._no_steps()
-        return view
-
-    def _no_steps(self) -> AttributeError:
-        return AttributeError(f"{self.folder} holds no steps yet: run the sampler with store=True first")

@@ -7,11 +7,9 @@ imports this module.
 Up the stream: `eryn.ensemble.EnsembleSampler` saves steps. Down the stream: `step_run` keeps them.
 """
 
-import io
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -19,9 +17,9 @@ from posterity._format.dtypes import dtype_from_text
 from posterity._model.metadata import check_parameters
 from posterity._model.options import parse_options
 from posterity._samplers.step_buffer import MAX_AGE_S, MAX_BYTES
-from posterity._samplers.step_run import EPOCHS_PER_FILE, StepSource, StoredRun, WrittenRun, run_folder
+from posterity._samplers.step_run import EPOCHS_PER_FILE, WrittenRun
 from posterity._system.arrays import Array
-from posterity.errors import Closed, EpochMismatch, RunExists
+from posterity.errors import EpochMismatch, RunExists
 
 from .epochs import (
     ACCEPTED,
@@ -44,8 +42,6 @@ from .reads import ErynReads
 if TYPE_CHECKING:
     import numpy.typing as npt
     from eryn.state import State
-
-    from posterity._writing.status import Status
 
 
 class ErynBackend(ErynReads):
@@ -97,34 +93,33 @@ class ErynBackend(ErynReads):
         epochs_per_file: int = EPOCHS_PER_FILE,
         **options: Any,
     ) -> None:
-        self.name = name
-        self.outdir = run_folder(outdir, name).absolute()
-        self.read_only = read_only
-        self.compression = compression
-        self.compression_opts = compression_opts
+        super().__init__(
+            outdir,
+            name,
+            read_only=read_only,
+            dtype=dtype,
+            compression=compression,
+            compression_opts=compression_opts,
+            max_step_age_s=max_step_age_s,
+            max_epoch_bytes=max_epoch_bytes,
+            epochs_per_file=epochs_per_file,
+            options=options,
+        )
+        self.outdir = self._folder
         self.store_missing_leaves = store_missing_leaves
-        self._asked_dtype = None if dtype is None else np.dtype(dtype)
         self._parameters = {} if parameters is None else check_parameters(parameters)
-        self._max_age_s, self._max_bytes = max_step_age_s, max_epoch_bytes
-        self._written: WrittenRun[Ensemble, Counted] | None = None
-        self._source: StepSource[Ensemble, Counted] = StoredRun(self.outdir, Ensemble)
         if read_only:
-            if options:
-                raise TypeError(f"{', '.join(options)}: a backend that only reads has no options for writing")
             return
-        if compression_opts is not None:
-            options["compression_level"] = compression_opts
-        self._options = {**options, "compression": compression, "epochs_per_file": epochs_per_file}
         if "burn" in options or "chains" in options:
             raise TypeError("burn and chains aren't for a backend of Eryn's: use discard= when reading")
         self._replaces = options.get("mode") == "w"
-        parse_options(0, self.outdir, self._options)
+        parse_options(0, self._folder, self._options)
         if not self._replaces:
             self._continue()
 
     def _continue(self) -> None:
         """Go on with the run that is there, if one is."""
-        written = self._open(self._options)
+        written = self._open_run(self._options)
         try:
             if written.ensemble is not None:
                 self._check_dtype(written.ensemble)
@@ -133,12 +128,9 @@ class ErynBackend(ErynReads):
             if self._written is None:
                 written.close()
 
-    def _open(self, options: Mapping[str, Any]) -> WrittenRun[Ensemble, Counted]:
-        return WrittenRun(self.outdir, Ensemble, options, max_age_s=self._max_age_s, max_bytes=self._max_bytes)
-
     def _keep(self, written: WrittenRun[Ensemble, Counted], ensemble: Ensemble) -> None:
-        self._source = self._written = written
-        self._replaces = True
+        self._stored.close()
+        self._written, self._replaces = written, True
         for name, value in ensemble.info.items():
             setattr(self, name, value)
 
@@ -146,26 +138,12 @@ class ErynBackend(ErynReads):
         known = dtype_from_text(ensemble.dtype)
         if self._asked_dtype not in (None, known):
             raise EpochMismatch(
-                f"the run in {self.outdir} has dtype {known}, and {self._asked_dtype} was asked for; leave it out"
+                f"the run in {self._folder} has dtype {known}, and {self._asked_dtype} was asked for; leave it out"
             )
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._written is None or self._written.is_of_this_process:  # a forked child has nothing to close
-            self.close()
-
-    def __repr__(self) -> str:
-        state = self._written.status if self._written is not None else "only read"
-        return f"<{type(self).__name__} of {self.outdir}: {state}>"
-
-    def __reduce__(self) -> tuple[object, ...]:
-        """A copy, in another process for example, only reads: a run has one writer."""
-        missing = self.store_missing_leaves
-        return type(self), (self.outdir, None, True, None, self.compression, self.compression_opts, missing)
+    def __reduce__(self) -> tuple[Any, ...]:
+        made, arguments = super().__reduce__()
+        return made, (*arguments, None, self.compression, self.compression_opts, self.store_missing_leaves)
 
     # ---- beginning -----------------------------------------------------------------------------------------------
 
@@ -198,63 +176,39 @@ class ErynBackend(ErynReads):
 
         Raises:
             RuntimeError: this only reads.
+            Closed: it was closed (a `ValueError`).
             ValueError: the numbers and names contradict each other.
             NotStorable: a name or an item of `info` can't be stored (a `TypeError`).
             RunExists: somebody else began a run in the folder (a `FileExistsError`).
             WriteFailed, NotWritten: removing the files failed (an `OSError`).
         """
         self._check_may_write()
-        dtype = np.dtype(np.float64) if self._asked_dtype is None else self._asked_dtype
         ensemble = ensemble_of(
             nwalkers, ndims, nleaves_max, ntemps, branch_names,
-            nbranches=nbranches, rj=rj, moves=moves, key_order=key_order, dtype=dtype, info=info,
+            nbranches=nbranches, rj=rj, moves=moves, key_order=key_order, dtype=self._new_dtype, info=info,
         )  # fmt: skip
         options = {**self._options, "chains": ensemble.chains, "parameters": ensemble.parameters(self._parameters)}
         if self._written is not None:
             self._written.reset()
-            self.close()
+            self._written.close()
+            self._written = None
         if not self._replaces:
             self._check_none_began()
         options["mode"] = "w"  # what is there, if anything is, has no steps
-        written = self._open(options)
+        written = self._open_run(options)
         written.expect(ensemble)
         self._keep(written, ensemble)
 
     def _check_none_began(self) -> None:
-        run: StoredRun[Ensemble, Counted] = StoredRun(self.outdir, Ensemble)
-        try:
-            if run.ensemble is not None:
-                raise RunExists(f"somebody else began a run in {self.outdir} since this backend was made")
-        finally:
-            run.close()
+        if self._stored.ensemble is not None:
+            raise RunExists(f"somebody else began a run in {self._folder} since this backend was made")
 
     def reset_base(self) -> None:
         """Start empty, with what the last chain was started with."""
         args, kwargs = self.reset_args, self.reset_kwargs
         self.reset(*args, **kwargs)
 
-    def _check_may_write(self) -> None:
-        if self.read_only:
-            raise RuntimeError(f"the backend of {self.outdir} only reads; open it with read_only=False to write")
-
     # ---- adding --------------------------------------------------------------------------------------------------
-
-    def grow(self, ngrow: int, blobs: Array | None) -> None:  # noqa: ARG002  # Eryn's signature
-        """Get ready for more steps. There is nothing to make room for; what blobs they have is noted.
-
-        Args:
-            ngrow: how many steps.
-            blobs: those of one step, `(ntemps, nwalkers, ...)`, or None.
-
-        Raises:
-            ValueError: earlier steps had others, or none.
-            NotStorable: blobs that can't be stored (a `TypeError`).
-            RuntimeError: this only reads.
-        """
-        written = self._writable()
-        self._check_blobs(blobs)
-        if blobs is not None:
-            written.expect_blobs(np.asarray(blobs))
 
     def save_step(
         self,
@@ -302,46 +256,6 @@ class ErynBackend(ErynReads):
             cast("RandomState", np.random.get_state()),  # noqa: NPY002  # Eryn's moves draw from that one
         )
         written.steps.add(step, counted)
-
-    def flush(self, publish: bool = False) -> None:
-        """Wait until all steps saved so far survive a power cut. See `DefaultBackend.flush`."""
-        self._writable().flush(publish)
-
-    @property
-    def status(self) -> "Status":
-        """What the writer is doing; never waits. Steps that are only gathered so far aren't in its counts."""
-        return self._writable().status
-
-    def close(self, timeout_s: float | None = 60) -> None:
-        """Write all, publish, and let the folder go; idempotent. Reading goes on, from the folder.
-
-        Raises:
-            NotWritten: not all was written in time (a `TimeoutError`); the attempts go on.
-        """
-        if self._written is not None:
-            self._written.close(timeout_s)
-            self._written = None
-            self._source = StoredRun(self.outdir, Ensemble)
-        elif isinstance(self._source, StoredRun):
-            self._source.close()
-
-    def open(self, mode: str = "r") -> None:
-        """Not for a run: it isn't one HDF5 file. `posterity.open_run` gives what can be read from it.
-
-        Raises:
-            io.UnsupportedOperation: always (an `OSError`).
-        """
-        raise io.UnsupportedOperation(
-            f"{self.outdir} is a run folder and no HDF5 file to open with mode {mode!r}; use posterity.open_run"
-        )
-
-    def _writable(self) -> WrittenRun[Ensemble, Counted]:
-        self._check_may_write()
-        if self._written is not None:
-            return self._written
-        if self.initialized:
-            raise Closed(f"the backend of {self.outdir} was closed; open it again to go on")
-        raise AttributeError(f"{self.outdir} holds no run yet: call reset() first, as a sampler does")
 
 
 def _samples_of(state: "State", ensemble: Ensemble, missing: float) -> "dict[str, npt.ArrayLike]":

@@ -6,17 +6,15 @@ Up the stream: `step_run` has the run. Down the stream: `backend` adds the writi
 """
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from posterity._format.dtypes import dtype_from_text
-from posterity._samplers.step_run import StepSource
+from posterity._samplers.step_backend import StepBackend
 from posterity.errors import MissingExtra
 
 from .epochs import Counted, Ensemble, Numbers, RandomState, from_samples, nothing_counted
-from .run import BranchesView, chosen_steps, read_samples
+from .run import chosen_steps, read_samples
 
 try:
     from eryn.backends import Backend
@@ -28,57 +26,20 @@ if TYPE_CHECKING:
     from eryn.state import State
 
 
-class ErynReads(Backend):  # type: ignore[misc]  # Eryn has no types
+class ErynReads(StepBackend[Ensemble, Counted], Backend):  # type: ignore[misc]  # Eryn has no types
     """All that can be asked of a run of Eryn's."""
 
-    outdir: Path
-    _source: StepSource[Ensemble, Counted]
-    _asked_dtype: np.dtype[np.generic] | None
+    _ensemble_class = Ensemble
 
     @property
     def filename(self) -> str:
         """The run folder, as text."""
-        return str(self.outdir)
-
-    @property
-    def initialized(self) -> bool:
-        """Whether there are steps, or `reset` said what they will be."""
-        return self._source.ensemble is not None
-
-    def _no_steps(self) -> AttributeError:
-        return AttributeError(f"{self.outdir} holds no steps yet: run the sampler with store=True first")
-
-    @property
-    def _ensemble(self) -> Ensemble:
-        ensemble = self._source.ensemble
-        if ensemble is None:
-            raise self._no_steps()
-        return ensemble
+        return str(self._folder)
 
     @property
     def _counted(self) -> Counted:
         ensemble = self._ensemble
         return self._source.state or nothing_counted(ensemble)
-
-    @property
-    def iteration(self) -> int:
-        """How many steps were saved, burned ones too."""
-        if not self.initialized:
-            raise self._no_steps()
-        return self._source.total
-
-    @property
-    def dtype_set(self) -> bool:
-        """Whether the dtype is more than a default."""
-        return self._asked_dtype is not None or self.initialized
-
-    @property
-    def dtype(self) -> np.dtype[np.generic]:
-        """Of all numbers but blobs."""
-        ensemble = self._source.ensemble
-        if ensemble is not None:
-            return dtype_from_text(ensemble.dtype)
-        return np.dtype(np.float64) if self._asked_dtype is None else self._asked_dtype
 
     @property
     def nwalkers(self) -> int:
@@ -186,10 +147,6 @@ class ErynReads(Backend):  # type: ignore[misc]  # Eryn has no types
         """
         return self._counted.numpy_state
 
-    def has_blobs(self) -> bool:
-        """Whether the steps have blobs."""
-        return self._ensemble.blobs is not None
-
     # ---- reading -------------------------------------------------------------------------------------------------
 
     def get_value(
@@ -238,15 +195,6 @@ class ErynReads(Backend):  # type: ignore[misc]  # Eryn has no types
             for key, place in places.items()
         }
         return values if name in ("chain", "inds") else values[name]
-
-    def _view(self) -> BranchesView:
-        view = self._source.view()
-        if view is None:
-            raise self._no_steps()
-        if not view.nsteps:
-            view.snapshot.release()
-            raise self._no_steps()
-        return view
 
     def get_a_sample(self, it: int) -> "State":
         """The state of the sampler after a step, counted from 0; its random state is that of the newest."""
