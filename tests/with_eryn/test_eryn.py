@@ -247,6 +247,25 @@ def test_a_run_that_was_reset_and_got_no_step_begins_again(tmp_path):
         assert backend.iteration == 4
 
 
+def test_a_run_can_be_replaced(tmp_path):
+    """`mode="w"` begins anew, at the first write: until then the sampler finds nothing, and what is there stays."""
+    with ErynBackend(tmp_path / "run") as backend:
+        Tempered().run(backend, 3)
+    with ErynBackend(tmp_path / "run", mode="w", dtype="f4") as backend:
+        assert not backend.initialized
+        with pytest.raises(AttributeError, match="no steps yet"):
+            backend.get_chain()
+        begin(backend)
+    with ErynBackend(tmp_path / "run", mode="w") as backend:
+        with open_run(tmp_path / "run") as run:
+            assert run.metadata.chains == {"temperature": 3, "walker": NWALKERS}
+        Jumps().run(backend, 4)
+        assert backend.iteration == 4
+    with open_run(tmp_path / "run") as run:
+        assert run.metadata.chains == {"temperature": 2, "walker": NWALKERS}
+        assert run.get_samples()["p"].shape[2] == 4
+
+
 def test_a_closed_backend_removes_nothing(tmp_path):
     """Others may have added steps since: to begin again the folder is opened again."""
     with ErynBackend(tmp_path / "run") as backend:

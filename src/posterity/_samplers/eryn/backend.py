@@ -15,7 +15,6 @@ import numpy as np
 
 from posterity._format.dtypes import dtype_from_text
 from posterity._model.metadata import check_parameters
-from posterity._model.options import parse_options
 from posterity._samplers.step_buffer import MAX_AGE_S, MAX_BYTES
 from posterity._samplers.step_run import EPOCHS_PER_FILE, WrittenRun
 from posterity._system.arrays import Array
@@ -113,17 +112,17 @@ class ErynBackend(ErynReads):
         if "burn" in options or "chains" in options:
             raise TypeError("burn and chains aren't for a backend of Eryn's: use discard= when reading")
         self._replaces = options.get("mode") == "w"
-        parse_options(0, self._folder, self._options)
-        if not self._replaces:
-            self._continue()
+        self._continue()
 
     def _continue(self) -> None:
-        """Go on with the run that is there, if one is."""
+        """Go on with the run that is there, if one is; one that is to be replaced is nothing to go on with."""
         written = self._open_run(self._options)
         try:
             if written.ensemble is not None:
                 self._check_dtype(written.ensemble)
                 self._keep(written, written.ensemble)
+            elif self._replaces:
+                self._written = written
         finally:
             if self._written is None:
                 written.close()
@@ -189,7 +188,8 @@ class ErynBackend(ErynReads):
         )  # fmt: skip
         options = {**self._options, "chains": ensemble.chains, "parameters": ensemble.parameters(self._parameters)}
         if self._written is not None:
-            self._written.reset()
+            if self._written.ensemble is not None:
+                self._written.reset()
             self._written.close()
             self._written = None
         if not self._replaces:
