@@ -186,3 +186,17 @@ def test_the_docs_name_modules_that_are_there():
     for text in (path.read_text() for path in [*(root / "docs").rglob("*.md"), root / "README.md"]):
         for path in re.findall(r"`(_\w+/[\w/]+\.py)`", text):
             assert (package / path).is_file(), path
+
+
+def test_signposts_name_modules_that_are_there():
+    """What a module says stands up and down the stream of it is a module, or a name that users know."""
+    package = Path(posterity.__file__).parent
+    paths = [path for path in package.rglob("*.py") if path.stem != "__init__"]
+    known = {path.stem for path in paths} | {f"{path.parent.name}/{path.stem}" for path in paths}
+    known |= {*posterity.__all__, *dir(DefaultBackend), "posterity", "ls", "wait", "check"}
+    found = set()
+    for path in paths:
+        signs = (ast.get_docstring(ast.parse(path.read_text())) or "").partition(" the stream:")[2]
+        names = {name.partition(".")[0] for name in re.findall(r"`([a-z_]\w*[\w./]*)`", signs)}
+        found |= {(str(path.relative_to(package)), name) for name in names - known}
+    assert found == set()
