@@ -4,11 +4,23 @@ Up the stream: a sampler. Down the stream: `prepare` checks and owns what is han
 Files name the class by where it is, `posterity.epoch.Epoch`: it can't move.
 """
 
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from ._system.arrays import Array
 
-EpochDict = dict[str, object]
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar  # which every type checker knows, installed or not
+
+    # Whose class of epochs `load` gives: ours, unless it is said: `DefaultBackend[MyEpoch](...)`.
+    EpochT = TypeVar("EpochT", default="Epoch")
+    E_co = TypeVar("E_co", covariant=True, default="Epoch")
+else:
+    from typing import TypeVar  # knows no defaults before Python 3.13, and needs none to run
+
+    EpochT = TypeVar("EpochT")
+    E_co = TypeVar("E_co", covariant=True)
+
+EpochDict = dict[str, Any]  # what is in it, the sampler knows
 
 
 @runtime_checkable

@@ -17,12 +17,12 @@ from posterity._format.single_file import read_epoch
 from posterity._model.metadata import Metadata
 from posterity._system.arrays import Array
 from posterity._system.reader_threads import Readers
-from posterity.epoch import EpochDict
+from posterity.epoch import EpochDict, EpochT
 from posterity.errors import Closed
 
 from .async_snapshot import AskedSnapshot, AsyncSnapshot
 from .load import to_epoch
-from .selection import Mask
+from .selection import Mask, Samples
 from .selection import flatten_samples as flatten_arrays
 from .snapshot import Snapshot
 from .variables import Chunks
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     import xarray
 
 T = TypeVar("T")
-EpochT = TypeVar("EpochT")
 
 
 class AsyncReads(Generic[EpochT]):
@@ -80,7 +79,7 @@ class AsyncReads(Generic[EpochT]):
         mask: Mask = ...,
         flatten: bool = False,
         verify: bool = False,
-    ) -> dict[str, Array] | None:
+    ) -> Samples:
         """See `Snapshot.get_samples`."""
         return await self._read(lambda snapshot: snapshot.get_samples(burn, thin, pars, mask, flatten, verify))
 

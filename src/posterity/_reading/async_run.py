@@ -5,7 +5,7 @@ Up the stream: `run`. Down the stream: a service that shows runs, say.
 
 from collections.abc import AsyncIterator
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, Self
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -13,14 +13,13 @@ from anyio.lowlevel import checkpoint
 from posterity._convergence.diagnosis import Diagnosis
 from posterity._model.metadata import Metadata
 from posterity._system.reader_threads import Readers
+from posterity.epoch import EpochT
 
 from .async_reads import AsyncReads
 from .async_snapshot import AsyncSnapshot
 from .followed_run import LOOK_EVERY_S
 from .run import Run, Watch
 from .snapshot import Snapshot
-
-EpochT = TypeVar("EpochT")
 
 
 class AsyncRun(AsyncReads[EpochT]):

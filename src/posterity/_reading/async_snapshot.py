@@ -6,7 +6,7 @@ Up the stream: `snapshot`. Down the stream: `async_reads`, and all that gives sn
 import os
 from collections.abc import Awaitable, Callable, Collection, Generator, Iterable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Generic, Self
 
 from posterity._convergence.diagnosis import Diagnosis
 from posterity._convergence.diagnostics import Diagnostics
@@ -15,17 +15,14 @@ from posterity._model.registry import Registry
 from posterity._system.arrays import Array
 from posterity._system.event_loop import is_in_loop
 from posterity._system.reader_threads import Readers
-from posterity.epoch import EpochDict
+from posterity.epoch import EpochDict, EpochT
 
-from .selection import Mask
+from .selection import Mask, Samples
 from .snapshot import Snapshot
 from .variables import Chunks
 
 if TYPE_CHECKING:
     import xarray
-
-
-EpochT = TypeVar("EpochT")
 
 
 class AsyncSnapshot(Generic[EpochT]):
@@ -98,7 +95,7 @@ class AsyncSnapshot(Generic[EpochT]):
         mask: Mask = ...,
         flatten: bool = False,
         verify: bool = False,
-    ) -> dict[str, Array] | None:
+    ) -> Samples:
         """See `Snapshot.get_samples`."""
         return await self._readers.run(lambda: self._snapshot.get_samples(burn, thin, pars, mask, flatten, verify))
 

@@ -6,26 +6,24 @@ Up the stream: `snapshot`. Down the stream: `blocking`, `run`.
 import os
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic
 
 from posterity._convergence.diagnosis import LOOK_EVERY_S, Diagnosis
 from posterity._convergence.diagnostics import Diagnostics, Stop
 from posterity._format.single_file import read_epoch
 from posterity._model.metadata import Metadata
 from posterity._system.arrays import Array
-from posterity.epoch import EpochDict
+from posterity.epoch import EpochDict, EpochT
 from posterity.errors import Closed
 
 from .load import to_epoch
-from .selection import Mask
+from .selection import Mask, Samples
 from .selection import flatten_samples as flatten_arrays
 from .snapshot import Snapshot
 from .variables import Chunks
 
 if TYPE_CHECKING:
     import xarray
-
-EpochT = TypeVar("EpochT")
 
 
 class Reads(Generic[EpochT]):
@@ -53,7 +51,7 @@ class Reads(Generic[EpochT]):
         mask: Mask = ...,
         flatten: bool = False,
         verify: bool = False,
-    ) -> dict[str, Array] | None:
+    ) -> Samples:
         """See `Snapshot.get_samples`."""
         with self.snapshot() as snapshot:
             return snapshot.get_samples(burn, thin, pars, mask, flatten, verify)

@@ -6,10 +6,11 @@ Up the stream: `followed_run` reads its journal on. Down the stream: whoever loo
 import os
 import time
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Generic, Self
 
 from posterity._convergence.diagnosis import Diagnosis
 from posterity._model.metadata import Metadata
+from posterity.epoch import EpochT
 from posterity.errors import Closed, SnapshotExpired
 
 from .followed_run import LOOK_EVERY_S, FollowedRun, Seen, follow_run
@@ -18,8 +19,6 @@ from .snapshot import Snapshot
 
 if TYPE_CHECKING:
     from .async_run import AsyncRun
-
-EpochT = TypeVar("EpochT")
 
 
 class Run(Reads[EpochT]):
@@ -137,7 +136,9 @@ class Watch(Generic[EpochT]):
         return True
 
 
-def open_run(outdir: str | os.PathLike[str], *, trusted_classes: Sequence[str] = (), wait_s: float = 0.0) -> Run[Any]:
+def open_run(
+    outdir: str | os.PathLike[str], *, trusted_classes: Sequence[str] = (), wait_s: float = 0.0
+) -> Run[EpochT]:
     """Open a run to read it, while or after it is written, from any process. Nobody is disturbed, nothing is written.
 
     Args:

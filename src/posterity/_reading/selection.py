@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 Mask: TypeAlias = "EllipsisType | slice | npt.ArrayLike"
+if TYPE_CHECKING:
+    # Name -> array, or None if nothing is left. Who has just ingested knows that something is: a type checker asks for
+    # no check in each line that reads.
+    Samples: TypeAlias = dict[str, Array] | Any
+else:
+    Samples = dict[str, Array] | None
 
 
 class Piece(NamedTuple):

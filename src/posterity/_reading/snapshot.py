@@ -10,7 +10,7 @@ import os
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Self, cast
 
 from posterity._convergence.diagnosis import Diagnosis
 from posterity._convergence.diagnostics import Diagnostics
@@ -21,18 +21,16 @@ from posterity._format.single_file import save_epochs
 from posterity._model.metadata import Metadata
 from posterity._model.registry import Entry, Registry
 from posterity._system.arrays import Array
-from posterity.epoch import EpochDict
+from posterity.epoch import E_co, EpochDict
 from posterity.errors import Burned
 
 from .load import to_epoch
 from .pinned_view import PinnedView
-from .selection import Mask, check_thin, count_samples, flatten_samples
+from .selection import Mask, Samples, check_thin, count_samples, flatten_samples
 from .variables import Chunks
 
 if TYPE_CHECKING:
     import xarray
-
-E_co = TypeVar("E_co", covariant=True)
 
 
 class Snapshot(Generic[E_co]):
@@ -169,7 +167,7 @@ class Snapshot(Generic[E_co]):
         mask: Mask = ...,
         flatten: bool = False,
         verify: bool = False,
-    ) -> dict[str, Array] | None:
+    ) -> Samples:
         """The samples of the whole run: `concatenate(what is left, axis=2)[mask][:, :, burn::thin]` for each name.
 
         Args:

@@ -4,4 +4,4 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-Array: TypeAlias = np.ndarray[Any, np.dtype[np.generic]]
+Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]

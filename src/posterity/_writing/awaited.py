@@ -9,7 +9,7 @@ import threading
 from collections.abc import AsyncIterator
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self
 
 import anyio
 import msgspec
@@ -24,7 +24,7 @@ from posterity._reading.async_snapshot import AsyncSnapshot
 from posterity._reading.snapshot import Snapshot
 from posterity._system.event_loop import Loop, is_in_loop
 from posterity._system.reader_threads import Readers, in_thread
-from posterity.epoch import EpochDict
+from posterity.epoch import EpochDict, EpochT
 from posterity.errors import Closed
 
 from .receipts import Receipt
@@ -34,8 +34,6 @@ from .waiting import until
 
 if TYPE_CHECKING:
     from .blocking import DefaultBackend
-
-EpochT = TypeVar("EpochT")
 
 
 class AsyncBackend(AsyncReads[EpochT]):

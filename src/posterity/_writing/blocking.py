@@ -7,14 +7,14 @@ import os
 from collections.abc import Iterator
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 from posterity._convergence.diagnosis import Diagnosis
 from posterity._model.metadata import Metadata
 from posterity._model.options import parse_options
 from posterity._reading.reads import Reads
 from posterity._reading.snapshot import Snapshot
-from posterity.epoch import EpochDict
+from posterity.epoch import EpochDict, EpochT
 from posterity.errors import Closed
 
 from .receipts import Receipt
@@ -23,8 +23,6 @@ from .status import Status
 
 if TYPE_CHECKING:
     from .awaited import AsyncBackend
-
-EpochT = TypeVar("EpochT")
 
 
 class DefaultBackend(Reads[EpochT]):
