@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from posterity._format.codec import Packing
 from posterity._model.file_names import file_name, file_pattern
-from posterity._model.metadata import Parameter
 from posterity._model.options import Options, parse_options
 from posterity.errors import MissingExtra, UnknownOption
 
@@ -32,38 +31,6 @@ def test_burn_may_come_from_numpy(burn):
     """A whole number of NumPy's is a whole number."""
     options = parse_options(burn, "", {"epochs_per_file": np.int32(3)})
     assert (options.burn, type(options.burn), options.epochs_per_file) == (7, int, 3)
-
-
-def test_every_option_is_taken():
-    """Each option has its name and is kept as given."""
-    given_options = {
-        "outfile_fmt": "run_%04d.hdf5",
-        "epochs_per_file": 5,
-        "inmem_epochs": 2,
-        "save_stats": False,
-        "compression": "gzip",
-        "compression_level": 4,
-        "shuffle": True,
-        "mode": "x",
-        "max_pending_bytes": 10,
-        "max_pending_epochs": 3,
-        "max_device_bytes": 20,
-        "on_full": "raise",
-        "retry_after_s": 0.5,
-        "retry_at_most_s": 2,
-        "warn_free_bytes": 0,
-        "exit_timeout_s": 1.5,
-        "flush_on_sigterm": True,
-        "reader_threads": 2,
-        "trusted_classes": ("a.B",),
-        "diagnose": ("p", "ll"),
-        "parameters": {"p": (Parameter("m", unit="kg"),)},
-        "chains": {"temperature": 2, "walker": 3},
-        "attributes": {"note": "x", "nested": [1, {"a": None}]},
-    }
-    options = parse_options(1, "x", given_options)
-    assert set(given_options) | {"burn", "outdir"} == set(Options.__struct_fields__)
-    assert {name: getattr(options, name) for name in given_options} == given_options
 
 
 @pytest.mark.parametrize(

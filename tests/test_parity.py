@@ -11,7 +11,6 @@ import pytest
 import posterity
 from known import numbers, run_of
 from posterity import AsyncBackend, AsyncRun, AsyncSnapshot, Closed, DefaultBackend, Promise, Run, Snapshot, State
-from posterity._model.options import Options
 
 PAIRS = [(DefaultBackend, AsyncBackend), (Snapshot, AsyncSnapshot), (Run, AsyncRun)]
 IDS = [plain.__name__ for plain, _ in PAIRS]
@@ -144,12 +143,6 @@ def test_every_docstring_is_the_twins_or_refers_to_it(plain, awaited):
 def test_each_awaited_face_names_its_twin(plain, awaited):
     """The docstring of an awaited face says whose twin it is."""
     assert f"`{plain.__name__}`" in inspect.getdoc(awaited)
-
-
-def test_every_option_is_documented():
-    """Each option stands in the docstring of the blocking face, or of the awaited one if it is about tasks."""
-    for name in Options.__struct_fields__:
-        assert re.search(rf"\b{name}\b", inspect.getdoc(DefaultBackend) + inspect.getdoc(AsyncBackend)), name
 
 
 def test_receipts_are_of_both_faces():

@@ -4,27 +4,54 @@ Up the stream: such a file. Down the stream: `emcee/epochs` says how its steps l
 """
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Never
 
 import h5py
 import numpy as np
 
+from posterity._model.metadata import Parameters
+from posterity._model.options import Compression, OnFull, options_in
 from posterity._samplers.emcee.epochs import Blobs, Ensemble, WalkersState
 from posterity._samplers.step_buffer import MAX_BYTES
+from posterity._samplers.step_run import EPOCHS_PER_FILE
 from posterity._writing.blocking import DefaultBackend
 from posterity.errors import Damaged
 
-from .imported import Imported, Progress, opened, options_for
+from .imported import MAX_PENDING_BYTES, Imported, Progress, opened, options_for
 
 
-def import_emcee(
+def import_emcee(  # noqa: D417  # the options are described where `DefaultBackend` is
     source: str | os.PathLike[str],
     outdir: str | os.PathLike[str],
     *,
     name: str = "mcmc",
     progress: Progress | None = None,
-    **options: Any,
+    burn: int = 0,
+    outfile_fmt: str | None = None,
+    epochs_per_file: int = EPOCHS_PER_FILE,
+    inmem_epochs: int = 0,
+    save_stats: bool = True,
+    compression: Compression | None = None,
+    compression_level: int | None = None,
+    shuffle: bool = False,
+    max_pending_bytes: int = MAX_PENDING_BYTES,
+    max_pending_epochs: int = 10_000,
+    max_device_bytes: int = 1 << 30,
+    on_full: OnFull = "wait",
+    retry_after_s: float = 0.1,
+    retry_at_most_s: float = 30.0,
+    warn_free_bytes: int = 1 << 30,
+    exit_timeout_s: float = 60.0,
+    flush_on_sigterm: bool = False,
+    reader_threads: int = 4,
+    diagnose: bool | Sequence[str] = False,
+    trusted_classes: Sequence[str] = (),
+    parameters: Parameters | None = None,
+    chains: Mapping[str, int] | None = None,
+    attributes: Mapping[str, object] | None = None,
+    **unknown: Never,
 ) -> Imported:
     """Make a run of a file that emcee's `HDFBackend` wrote. The file stays as it is; it may be larger than the memory.
 
@@ -36,9 +63,11 @@ def import_emcee(
         outdir: the folder of the new run; there must be none in it.
         name: of the chain in the file, a group.
         progress: called with the number of steps that were taken over, and of all.
-        options: of the new run, as `DefaultBackend` takes them.
+
+    All others are options of the new run: see `DefaultBackend`.
 
     Raises:
+        UnknownOption, TypeError, ValueError: see `DefaultBackend`.
         FileNotFoundError: there is no such file.
         KeyError: it has no chain of that name; the message has those there are.
         ValueError: the chain has no steps.
@@ -49,9 +78,10 @@ def import_emcee(
 
     What fails half-way leaves an unfinished run, which can be removed; no `EmceeBackend` takes it for a whole one.
     """
+    options = options_in(locals())
     with opened(source) as (path, file):
         chain = _EmceeChain(path, file, name)
-        nepochs = chain.store(outdir, options_for("emcee", chain.version, options), progress)
+        nepochs = chain.store(options_for("emcee", chain.version, options), progress)
     return Imported(str(path), os.fsdecode(outdir), nepochs, chain.nsteps)
 
 
@@ -86,12 +116,12 @@ class _EmceeChain:
         if len(found) != 1 + len(step) or found[0] < self.nsteps or found[1:] != step:
             raise Damaged(f"{what} has shape {found}; {self.nsteps} steps of {step} are expected")
 
-    def store(self, outdir: str | os.PathLike[str], options: dict[str, Any], progress: Progress | None) -> int:
+    def store(self, options: dict[str, Any], progress: Progress | None) -> int:
         """Make a run of it; returns how many epochs that has."""
         nbytes = sum(array.dtype.itemsize * int(np.prod(array.shape[1:])) for array in self._arrays.values())
         at_once = max(1, MAX_BYTES // max(1, nbytes))
         backend: DefaultBackend[Any]
-        with DefaultBackend(outdir=outdir, **options, mode="x") as backend:
+        with DefaultBackend(**options) as backend:
             for start in range(0, self.nsteps, at_once):
                 stop = min(start + at_once, self.nsteps)
                 steps = {name: array[start:stop] for name, array in self._arrays.items()}

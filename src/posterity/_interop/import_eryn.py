@@ -4,13 +4,15 @@ Up the stream: such a file. Down the stream: `eryn/epochs` says how its steps li
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Never
 
 import h5py
 import numpy as np
 
+from posterity._model.metadata import Parameters
+from posterity._model.options import Compression, OnFull, options_in
 from posterity._samplers.eryn.epochs import (
     BETA,
     BLOBS,
@@ -21,12 +23,13 @@ from posterity._samplers.eryn.epochs import (
     ensemble_of,
 )
 from posterity._samplers.step_buffer import MAX_BYTES
+from posterity._samplers.step_run import EPOCHS_PER_FILE
 from posterity._system.arrays import Array
 from posterity._writing.blocking import DefaultBackend
 from posterity.epoch import EpochDict
 from posterity.errors import Damaged
 
-from .imported import Imported, Progress, opened, options_for
+from .imported import MAX_PENDING_BYTES, Imported, Progress, opened, options_for
 
 _ARRAYS = {"log_like": LOG_LIKE, "log_prior": LOG_PRIOR, "betas": BETA, "blobs": BLOBS}
 _NUMBERS = {"nwalkers", "ntemps", "branch_names", "iteration", "rj", "has_blobs"}
@@ -152,13 +155,36 @@ def _plain_number(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def import_eryn(
+def import_eryn(  # noqa: D417  # the options are described where `DefaultBackend` is
     source: str | os.PathLike[str],
     outdir: str | os.PathLike[str],
     *,
     name: str = "mcmc",
     progress: Progress | None = None,
-    **options: Any,
+    burn: int = 0,
+    outfile_fmt: str | None = None,
+    epochs_per_file: int = EPOCHS_PER_FILE,
+    inmem_epochs: int = 0,
+    save_stats: bool = True,
+    compression: Compression | None = None,
+    compression_level: int | None = None,
+    shuffle: bool = False,
+    max_pending_bytes: int = MAX_PENDING_BYTES,
+    max_pending_epochs: int = 10_000,
+    max_device_bytes: int = 1 << 30,
+    on_full: OnFull = "wait",
+    retry_after_s: float = 0.1,
+    retry_at_most_s: float = 30.0,
+    warn_free_bytes: int = 1 << 30,
+    exit_timeout_s: float = 60.0,
+    flush_on_sigterm: bool = False,
+    reader_threads: int = 4,
+    diagnose: bool | Sequence[str] = False,
+    trusted_classes: Sequence[str] = (),
+    parameters: Parameters | None = None,
+    chains: Mapping[str, int] | None = None,
+    attributes: Mapping[str, object] | None = None,
+    **unknown: Never,
 ) -> Imported:
     """Make a run of a file that Eryn's `HDFBackend` wrote. The file stays as it is; it may be larger than the memory.
 
@@ -170,9 +196,12 @@ def import_eryn(
         outdir: the folder of the new run; there must be none in it.
         name: of the chain in the file, a group.
         progress: called with the number of steps that were taken over, and of all.
-        options: of the new run, as `DefaultBackend` takes them.
+
+    All others are options of the new run: see `DefaultBackend`. Without `chains` or `parameters` it has those of the
+    file.
 
     Raises:
+        UnknownOption, TypeError, ValueError: see `DefaultBackend`.
         FileNotFoundError: there is no such file.
         KeyError: it has no chain of that name; the message has those there are.
         ValueError: the chain has no steps.
@@ -182,12 +211,15 @@ def import_eryn(
 
     What fails half-way leaves an unfinished run, which can be removed; no `ErynBackend` takes it for a whole one.
     """
+    options = options_in(locals())
     with opened(source) as (path, file):
         chain = ErynChain(path, file, name)
-        named = {"chains": chain.ensemble.chains, "parameters": chain.ensemble.parameters({})}
-        options = {**named, **options_for("eryn", chain.version, options)}
+        if chains is None:
+            options["chains"] = chain.ensemble.chains
+        if parameters is None:
+            options["parameters"] = chain.ensemble.parameters({})
         backend: DefaultBackend[Any]
-        with DefaultBackend(outdir=outdir, **options, mode="x") as backend:
+        with DefaultBackend(**options_for("eryn", chain.version, options)) as backend:
             for done, epoch in chain.epochs(MAX_BYTES):
                 backend.ingest_dict(epoch, copy=False)
                 if progress is not None:

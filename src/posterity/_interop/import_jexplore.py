@@ -5,27 +5,52 @@ Up the stream: `single_file` reads jexplore's files. Down the stream: `blocking`
 
 import errno
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Never
 
 import h5py
 
 from posterity._model.file_names import DEFAULT_FMT, file_pattern
+from posterity._model.metadata import Parameters
+from posterity._model.options import Compression, OnFull, options_in
 from posterity._writing.blocking import DefaultBackend
 from posterity.errors import Damaged
 
-from .imported import Imported, Progress
+from .imported import Imported, Progress, options_for
 
 _PREFIX = "epoch_"
 
 
-def import_jexplore(
+def import_jexplore(  # noqa: D417  # the options are described where `DefaultBackend` is
     source: str | os.PathLike[str],
     outdir: str | os.PathLike[str],
     *,
     outfile_fmt: str = DEFAULT_FMT,
     progress: Progress | None = None,
-    **options: Any,
+    burn: int = 0,
+    epochs_per_file: int = 1,
+    inmem_epochs: int = 0,
+    save_stats: bool = True,
+    compression: Compression | None = None,
+    compression_level: int | None = None,
+    shuffle: bool = False,
+    max_pending_bytes: int = 1 << 30,
+    max_pending_epochs: int = 10_000,
+    max_device_bytes: int = 1 << 30,
+    on_full: OnFull = "wait",
+    retry_after_s: float = 0.1,
+    retry_at_most_s: float = 30.0,
+    warn_free_bytes: int = 1 << 30,
+    exit_timeout_s: float = 60.0,
+    flush_on_sigterm: bool = False,
+    reader_threads: int = 4,
+    diagnose: bool | Sequence[str] = False,
+    trusted_classes: Sequence[str] = (),
+    parameters: Parameters | None = None,
+    chains: Mapping[str, int] | None = None,
+    attributes: Mapping[str, object] | None = None,
+    **unknown: Never,
 ) -> Imported:
     """Make a run of a folder that jexplore's backend wrote. The folder stays as it is.
 
@@ -38,19 +63,21 @@ def import_jexplore(
         outdir: the folder of the new run; there must be none in it.
         outfile_fmt: how jexplore named its files.
         progress: called with the number of epochs that were taken over, and of all.
-        options: of the new run, as `DefaultBackend` takes them.
+
+    All others are options of the new run, whose files have the default names: see `DefaultBackend`.
 
     Raises:
+        UnknownOption, TypeError, ValueError: see `DefaultBackend`.
         FileNotFoundError: there is no file with epochs in the folder.
         RunExists: there is a run in `outdir` already.
         Damaged: a file can't be read, or an epoch between others is missing.
         WriteFailed, NotWritten: the disk is full, or broken. The unfinished run is there and can be removed.
     """
+    options = {**options_in(locals()), "outfile_fmt": None}  # the one that was given is jexplore's
     folder = Path(os.fsdecode(source))
     where = _find_epochs(folder, outfile_fmt)
     backend: DefaultBackend[Any]
-    attributes = {**options.pop("attributes", {}), "imported_from": "jexplore", "first_epoch": min(where)}
-    with DefaultBackend(outdir=outdir, **options, mode="x", attributes=attributes) as backend:
+    with DefaultBackend(**options_for("jexplore", {"first_epoch": min(where)}, options)) as backend:
         for done, (index, path) in enumerate(sorted(where.items()), 1):
             backend.ingest(path, index)
             if progress is not None:

@@ -14,11 +14,10 @@ import h5py
 import msgspec
 
 from posterity._samplers.step_buffer import MAX_BYTES
-from posterity._samplers.step_run import EPOCHS_PER_FILE
 from posterity.errors import Damaged, PosterityError
 
 Progress = Callable[[int, int], None]
-_MAX_PENDING_BYTES = 16 * MAX_BYTES
+MAX_PENDING_BYTES = 16 * MAX_BYTES
 
 
 class Imported(msgspec.Struct, frozen=True):
@@ -56,8 +55,7 @@ def opened(source: str | os.PathLike[str]) -> Iterator[tuple[Path, Any]]:
         raise Damaged(f"{path} can't be read: {error}") from error
 
 
-def options_for(sampler: str, version: Mapping[str, str], options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a run that is made of a sampler's file: a run of steps, which says where it comes from."""
-    attributes = {**(options.get("attributes") or {}), "imported_from": sampler, **version}
-    kept = {"epochs_per_file": EPOCHS_PER_FILE, "max_pending_bytes": _MAX_PENDING_BYTES, **options}
-    return {**kept, "attributes": attributes}
+def options_for(source: str, told: Mapping[str, object], options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of the run that is made: there must be none yet, and its attributes say where it comes from."""
+    attributes = {**(options["attributes"] or {}), "imported_from": source, **told}
+    return {**options, "mode": "x", "attributes": attributes}

@@ -16,7 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 import numpy as np
@@ -71,6 +71,10 @@ class Parameter(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
     def tex(self) -> str:
         """As `title`, for matplotlib and its like: its LaTeX between dollars, if there is some."""
         return (f"${self.latex}$" + (f" [{self.unit}]" if self.unit else "")) if self.latex else self.title
+
+
+Parameters: TypeAlias = Iterable[str | Parameter] | Mapping[str, Iterable[str | Parameter]]
+"""The option `parameters`, as it may be given: of "p", or by the name of samples."""
 
 
 class Metadata(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

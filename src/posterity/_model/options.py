@@ -1,10 +1,13 @@
 """The options of a backend, checked at once, where they are given.
 
+`Options` is the one table of them. Each face has them in its signature too, for `help`, completion and type checkers; a
+test keeps these alike.
+
 Up the stream: whoever opens a backend. Down the stream: every module that needs to know what was asked for.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +21,7 @@ from .metadata import Given, Parameter, check_attributes, check_chains, check_pa
 
 Mode = Literal["a", "x", "w"]
 OnFull = Literal["wait", "raise"]
-Compression = Codec | Literal["auto"]
+Compression = Literal[Codec, "auto"]
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,15 +98,29 @@ _DESCRIBING: dict[str, Callable[[object], object]] = {
 }
 
 
-def parse_options(burn: int, outdir: str | os.PathLike[str], given: dict[str, object]) -> Options:
-    """Check what was given at opening.
+def options_in(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options among the parameters of a face: `options_in(locals())`, before it does anything else.
+
+    A face has them in its signature, and `**unknown: Never` behind them: what is unknown is an error for a type
+    checker, and is told here. So no option's name is written once more to hand its value on, and none is forgotten.
 
     Raises:
-        UnknownOption: a name that isn't an option; the nearest one is named.
-        TypeError, ValueError: a value of the wrong type, or out of its range.
-        MissingExtra: the compression asked for needs a package that isn't installed.
+        UnknownOption: something is in `unknown`; the nearest of the face's parameters is named.
     """
-    names = Options.__struct_fields__
+    check_unknown(given)
+    return {name: given[name] for name in Options.__struct_fields__ if name in given}
+
+
+def check_unknown(given: Mapping[str, Any]) -> None:
+    """Refuse what is in the `unknown` of a function: `check_unknown(locals())`.
+
+    Raises:
+        UnknownOption: something is; the nearest of the function's parameters is named.
+    """
+    _refuse_unknown(given["unknown"], [name for name in given if name not in {"self", "__class__", "unknown"}])
+
+
+def _refuse_unknown(given: Iterable[str], names: Sequence[str]) -> None:
     for name in given:
         if name not in names:
             import difflib  # noqa: PLC0415  # only for who mistypes
@@ -111,6 +128,17 @@ def parse_options(burn: int, outdir: str | os.PathLike[str], given: dict[str, ob
             near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]!r}?" if near else f"the options are {', '.join(names)}."
             raise UnknownOption(f"there is no option {name!r}; {hint}")
+
+
+def parse_options(burn: int, outdir: str | os.PathLike[str], given: Mapping[str, object]) -> Options:
+    """Check what was given at opening.
+
+    Raises:
+        UnknownOption: a name that isn't an option; the nearest one is named.
+        TypeError, ValueError: a value of the wrong type, or out of its range.
+        MissingExtra: the compression asked for needs a package that isn't installed.
+    """
+    _refuse_unknown(given, Options.__struct_fields__)
     values = {**given, "burn": _plain(burn), "outdir": os.fspath(outdir)}
     if isinstance(values["outdir"], bytes):
         values["outdir"] = os.fsdecode(values["outdir"])

@@ -6,10 +6,11 @@ Up the stream: `followed_run` reads its journal on. Down the stream: whoever loo
 import os
 import time
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Generic, Self
+from typing import TYPE_CHECKING, Generic, Never, Self
 
 from posterity._convergence.diagnosis import Diagnosis
 from posterity._model.metadata import Metadata
+from posterity._model.options import check_unknown
 from posterity.epoch import EpochT
 from posterity.errors import Closed, SnapshotExpired
 
@@ -136,8 +137,8 @@ class Watch(Generic[EpochT]):
         return True
 
 
-def open_run(
-    outdir: str | os.PathLike[str], *, trusted_classes: Sequence[str] = (), wait_s: float = 0.0
+def open_run(  # noqa: D417  # nothing that is unknown can be described
+    outdir: str | os.PathLike[str], *, trusted_classes: Sequence[str] = (), wait_s: float = 0.0, **unknown: Never
 ) -> Run[EpochT]:
     """Open a run to read it, while or after it is written, from any process. Nobody is disturbed, nothing is written.
 
@@ -153,7 +154,9 @@ def open_run(
         FileNotFoundError: there is no run in the folder.
         Damaged: its journal is damaged.
         NewerFormat: a later posterity wrote it.
+        UnknownOption: a keyword that there isn't (a `TypeError`); the nearest one is named.
     """
+    check_unknown(locals())
     return Run(follow_run(outdir, wait_s=wait_s), trusted_classes)
 
 

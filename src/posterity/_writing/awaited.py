@@ -6,10 +6,10 @@ Being cancelled, by an anyio scope or by asyncio itself, leaves a call as if it 
 
 import os
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Self
+from typing import TYPE_CHECKING, Any, Generic, Never, Self
 
 import anyio
 import msgspec
@@ -17,8 +17,8 @@ from anyio.lowlevel import checkpoint
 
 from posterity._convergence.diagnosis import Diagnosis
 from posterity._ingest import cost
-from posterity._model.metadata import Metadata
-from posterity._model.options import Options, parse_options
+from posterity._model.metadata import Metadata, Parameters
+from posterity._model.options import Compression, Mode, OnFull, Options, options_in, parse_options
 from posterity._reading.async_reads import AsyncReads
 from posterity._reading.async_snapshot import AsyncSnapshot
 from posterity._reading.snapshot import Snapshot
@@ -44,16 +44,45 @@ class AsyncBackend(AsyncReads[EpochT]):
         async with AsyncBackend(outdir="my_run") as backend:
             await backend.ingest(epoch)
 
-    One more option, `reader_threads`: how many reads may be under way at once, each in a thread. Large epochs are
-    copied in threads too, as many again, so that ingesting never waits for reads.
+    `reader_threads`: how many reads may be under way at once, each in a thread. Large epochs are copied in threads too,
+    as many again, so that ingesting never waits for reads.
 
     Raises:
         UnknownOption, TypeError, ValueError: at once; see `DefaultBackend`.
         RunExists, RunLocked, ForeignFiles, Damaged: on entering; see `DefaultBackend`.
     """
 
-    def __init__(self, burn: int = 0, *, outdir: str | os.PathLike[str] = "./", **options: object) -> None:
-        self._take(parse_options(burn, outdir, options), None)
+    def __init__(
+        self,
+        burn: int = 0,
+        *,
+        outdir: str | os.PathLike[str] = "./",
+        outfile_fmt: str | None = None,
+        epochs_per_file: int = 1,
+        inmem_epochs: int = 0,
+        save_stats: bool = True,
+        compression: Compression | None = None,
+        compression_level: int | None = None,
+        shuffle: bool = False,
+        mode: Mode = "a",
+        max_pending_bytes: int = 1 << 30,
+        max_pending_epochs: int = 10_000,
+        max_device_bytes: int = 1 << 30,
+        on_full: OnFull = "wait",
+        retry_after_s: float = 0.1,
+        retry_at_most_s: float = 30.0,
+        warn_free_bytes: int = 1 << 30,
+        exit_timeout_s: float = 60.0,
+        flush_on_sigterm: bool = False,
+        reader_threads: int = 4,
+        diagnose: bool | Sequence[str] = False,
+        trusted_classes: Sequence[str] = (),
+        parameters: Parameters | None = None,
+        chains: Mapping[str, int] | None = None,
+        attributes: Mapping[str, object] | None = None,
+        **unknown: Never,
+    ) -> None:
+        self._take(parse_options(burn, outdir, options_in(locals())), None)
         self._where = caller()
 
     def _take(self, options: Options, service: Service | None) -> None:

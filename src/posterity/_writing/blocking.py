@@ -4,14 +4,14 @@ A drop-in for `jexplore.backends.DefaultBackend`. It has no rule of its own: it 
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Never, Self
 
 from posterity._convergence.diagnosis import Diagnosis
-from posterity._model.metadata import Metadata
-from posterity._model.options import parse_options
+from posterity._model.metadata import Metadata, Parameters
+from posterity._model.options import Compression, Mode, OnFull, options_in, parse_options
 from posterity._reading.reads import Reads
 from posterity._reading.snapshot import Snapshot
 from posterity.epoch import EpochDict, EpochT
@@ -47,18 +47,22 @@ class DefaultBackend(Reads[EpochT]):
         shuffle: whether the bytes of numbers are sorted before they are compressed. It helps chains that never repeat
             a sample, and hurts those that do.
         mode: what to do with a run that is there: "a" continues it, "x" refuses, "w" replaces it at the first write.
-        max_pending_bytes, max_pending_epochs: the size of the mailbox. A larger epoch is taken alone.
-        max_device_bytes: of those, the bytes that may still be on the device that computes them (a GPU). A larger epoch
-            is taken when nothing else is there.
+        max_pending_bytes, max_pending_epochs: the size of the mailbox, by default 1 GiB and 10,000 epochs. A
+            larger epoch is taken alone.
+        max_device_bytes: of those, the bytes that may still be on the device that computes them (a GPU), by default
+            1 GiB. A larger epoch is taken when nothing else is there.
         on_full: what `ingest` does when the mailbox is full: "wait" or "raise" (`MailboxFull`).
         retry_after_s, retry_at_most_s: the first and the longest pause before writing is tried again after a failure.
-        warn_free_bytes: a warning is logged when less is free on the disk.
-        exit_timeout_s: how long the end of the process waits for a disk that fails.
+        warn_free_bytes: a warning is logged when less is free on the disk, by default 1 GiB.
+        exit_timeout_s: how long the end of the process waits for a disk that fails, and opening for a backend of the
+            same folder that is being closed in this process.
         flush_on_sigterm: on SIGTERM write everything first, then die of it. Needs the main thread.
-        trusted_classes: dotted names of epoch classes that `load` may import.
+        reader_threads: how many reads of the awaited face may be under way at once, in each event loop; see
+            `AsyncBackend`.
         diagnose: whether `status.diagnostics` has R-hat, ESS and acceptance of "p", or of the names that are given. A
             thread works them out: 0.05 ms for each epoch, 1 to 4 ms for each MB of samples, and about a tenth of a core
             at most for the results.
+        trusted_classes: dotted names of epoch classes that `load` may import.
         parameters: names of the components of "p", or `Parameter`s with label, unit and LaTeX; or a dict of such lists,
             for other samples too.
         chains: what the axis of chains is made of, outermost first: `{"temperature": 4, "walker": 16}`.
@@ -75,8 +79,37 @@ class DefaultBackend(Reads[EpochT]):
         Damaged: the journal is damaged (an `OSError`).
     """
 
-    def __init__(self, burn: int = 0, *, outdir: str | os.PathLike[str] = "./", **options: object) -> None:
-        self._service = Service(parse_options(burn, outdir, options))
+    def __init__(
+        self,
+        burn: int = 0,
+        *,
+        outdir: str | os.PathLike[str] = "./",
+        outfile_fmt: str | None = None,
+        epochs_per_file: int = 1,
+        inmem_epochs: int = 0,
+        save_stats: bool = True,
+        compression: Compression | None = None,
+        compression_level: int | None = None,
+        shuffle: bool = False,
+        mode: Mode = "a",
+        max_pending_bytes: int = 1 << 30,
+        max_pending_epochs: int = 10_000,
+        max_device_bytes: int = 1 << 30,
+        on_full: OnFull = "wait",
+        retry_after_s: float = 0.1,
+        retry_at_most_s: float = 30.0,
+        warn_free_bytes: int = 1 << 30,
+        exit_timeout_s: float = 60.0,
+        flush_on_sigterm: bool = False,
+        reader_threads: int = 4,
+        diagnose: bool | Sequence[str] = False,
+        trusted_classes: Sequence[str] = (),
+        parameters: Parameters | None = None,
+        chains: Mapping[str, int] | None = None,
+        attributes: Mapping[str, object] | None = None,
+        **unknown: Never,
+    ) -> None:
+        self._service = Service(parse_options(burn, outdir, options_in(locals())))
         self._service.add_face(self)
 
     @classmethod
