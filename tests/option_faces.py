@@ -33,9 +33,18 @@ OF_STEPS = {
     "max_pending_bytes": "a file is read faster than it is written: no more of it need be in memory",
     "outdir": "it must be given",
 }
+OF_STEPS_ALONE = {"epochs_per_file": OF_STEPS["epochs_per_file"]}
 FACES = [
     Face("DefaultBackend"),
     Face("AsyncBackend"),
+    Face("EmceeBackend", "posterity.emcee", differs=OF_STEPS_ALONE, by_place=("outdir", "compression")),
+    Face(
+        "ErynBackend",
+        "posterity.eryn",
+        {"burn": "Eryn's own discard= leaves steps out when they are read", "chains": "`reset` says what they are"},
+        OF_STEPS_ALONE,
+        by_place=("outdir", "compression"),
+    ),
     Face(
         "import_jexplore",
         lacks={"mode": NEW, "outfile_fmt": "it says how jexplore named its files"},

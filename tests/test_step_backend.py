@@ -62,8 +62,8 @@ class WalkBackend(StepBackend, Backend):
 
     def __init__(self, outdir, name=None, read_only=False, **options):
         super().__init__(
-            outdir, name, read_only=read_only, dtype=None, compression=None, compression_opts=None,
-            max_step_age_s=60.0, max_epoch_bytes=100, epochs_per_file=10, options=options,
+            outdir, name, read_only=read_only, dtype=None, compression_opts=None, max_step_age_s=60.0,
+            max_epoch_bytes=100, options=options if read_only else {"epochs_per_file": 10, **options},
         )  # fmt: skip
         if not read_only:
             self._written = self._open_run(self._options)
@@ -166,7 +166,7 @@ def test_what_only_reads_and_what_was_closed_take_nothing(backend, tmp_path):
         assert "only read" in repr(other)
         other.close()
     with pytest.raises(TypeError, match="mode"):
-        WalkBackend(tmp_path / "run", read_only=True, mode="a")
+        WalkBackend(tmp_path / "run", read_only=True, mode="x")
 
 
 def test_copies_and_closed_backends_find_the_run_wherever_the_program_goes(tmp_path, monkeypatch):

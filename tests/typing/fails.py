@@ -1,6 +1,7 @@
 """In each marked line both checkers find an error that it names, mypy's first and then pyright's, and in no other line."""
 
 from posterity import AsyncBackend, DefaultBackend, Epoch, Run, open_run
+from posterity.emcee import EmceeBackend
 from posterity.importing import import_emcee, import_eryn, import_jexplore
 
 
@@ -12,6 +13,7 @@ class Mine(Epoch):
 DefaultBackend(epoch_per_file=3)  # error: arg-type, reportArgumentType
 AsyncBackend(outdir="x", inmem_epoch=3)  # error: arg-type, reportArgumentType
 open_run("x", trusted_class=["a.B"])  # error: arg-type, reportArgumentType
+EmceeBackend("x", epoch_per_file=3)  # error: arg-type, reportArgumentType
 import_jexplore("x", "y", epoch_per_file=3)  # error: arg-type, reportArgumentType
 import_emcee("x", "y", epoch_per_file=3)  # error: arg-type, reportArgumentType
 import_eryn("x", "y", epoch_per_file=3)  # error: arg-type, reportArgumentType
@@ -27,6 +29,8 @@ DefaultBackend(outdir=3)  # error: arg-type, reportArgumentType
 AsyncBackend(chains=["walker"])  # error: arg-type, reportArgumentType
 AsyncBackend(parameters=[1, 2])  # error: list-item, reportArgumentType
 AsyncBackend(diagnose=1)  # error: arg-type, reportArgumentType
+EmceeBackend("x", mode="r")  # error: arg-type, reportArgumentType
+EmceeBackend("x", compression="lzf")  # error: arg-type, reportArgumentType
 import_emcee("x", "y", epochs_per_file="3")  # error: arg-type, reportArgumentType
 
 # A word that isn't one of those.

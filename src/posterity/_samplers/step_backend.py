@@ -11,12 +11,14 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
+import msgspec
 import numpy as np
 
+from posterity._model.options import Options
 from posterity._system.arrays import Array
 from posterity.errors import Closed
 
-from .step_run import StepEnsemble, StepSource, StepsView, StoredRun, WrittenRun, run_folder
+from .step_run import EPOCHS_PER_FILE, StepEnsemble, StepSource, StepsView, StoredRun, WrittenRun, run_folder
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -44,23 +46,21 @@ class StepBackend(Generic[EnsembleT, StateT]):
         *,
         read_only: bool,
         dtype: "npt.DTypeLike | None",
-        compression: str | None,
         compression_opts: int | None,
         max_step_age_s: float,
         max_epoch_bytes: int,
-        epochs_per_file: int,
-        options: Mapping[str, Any],
+        options: dict[str, Any],
     ) -> None:
-        if read_only and options:
-            raise TypeError(f"{', '.join(options)}: a backend that only reads has no options for writing")
+        if read_only:
+            _refuse_options(options)
         self.name = name
         self.read_only = read_only
-        self.compression = compression
+        self.compression = options.get("compression")
         self.compression_opts = compression_opts
         self._folder = run_folder(outdir, name).absolute()
         self._asked_dtype = None if dtype is None else np.dtype(dtype)
         self._max_age_s, self._max_bytes = max_step_age_s, max_epoch_bytes
-        self._options = {**options, "compression": compression, "epochs_per_file": epochs_per_file}
+        self._options = {option: value for option, value in options.items() if option != "outdir"}
         if compression_opts is not None:
             self._options["compression_level"] = compression_opts
         self._written: WrittenRun[EnsembleT, StateT] | None = None
@@ -210,3 +210,16 @@ class StepBackend(Generic[EnsembleT, StateT]):
             raise RuntimeError(f"the backend of {self._folder} only reads; open it with read_only=False to write")
         if self._is_closed:
             raise Closed(f"the backend of {self._folder} was closed; open it again to go on")
+
+
+def _refuse_options(options: Mapping[str, Any]) -> None:
+    """Refuse what is for writing where a run is only read: what a copy of a backend is given doesn't count.
+
+    Raises:
+        TypeError: the message names them.
+    """
+    usual = {**msgspec.structs.asdict(Options()), "epochs_per_file": EPOCHS_PER_FILE}
+    kept = {"outdir", "compression"}
+    given = [option for option, value in options.items() if option not in kept and value != usual[option]]
+    if given:
+        raise TypeError(f"{', '.join(given)}: a backend that only reads has no options for writing")

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import numpy as np
 
 from posterity import AsyncBackend, DefaultBackend, Parameter
+from posterity.emcee import EmceeBackend
 from posterity.importing import import_emcee, import_eryn, import_jexplore
 
 everything = DefaultBackend(
@@ -60,3 +61,4 @@ def chosen(mode: Literal["a", "w"], compression: Literal["gzip", "auto"]) -> Def
 import_jexplore("old", "new", epochs_per_file=10, attributes=kept)
 import_emcee("old.h5", "new", name="mcmc", compression="gzip", parameters=names)
 import_eryn("old.h5", "new", on_full="wait", burn=10).samples.bit_length()
+EmceeBackend("run", "chain", compression="gzip", compression_opts=3, inmem_epochs=2, parameters=names, mode="w")

@@ -7,11 +7,13 @@ Up the stream: `emcee.EnsembleSampler` saves steps. Down the stream: `step_run` 
 """
 
 import os
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Never
 
 import numpy as np
 
-from posterity._model.metadata import Metadata
+from posterity._model.metadata import Metadata, Parameters
+from posterity._model.options import Compression, Mode, OnFull, options_in
 from posterity._samplers.step_backend import StepBackend
 from posterity._samplers.step_buffer import MAX_AGE_S, MAX_BYTES
 from posterity._samplers.step_run import EPOCHS_PER_FILE
@@ -52,7 +54,9 @@ class EmceeBackend(StepBackend[Ensemble, WalkersState], emcee.backends.Backend):
         max_step_age_s: how long after it was saved a step is on disk, if the disk can follow.
         max_epoch_bytes: steps of so many bytes are an epoch, whatever their age.
         epochs_per_file: how many epochs go to one file.
-        options: all others of `DefaultBackend`. With `inmem_epochs` the newest steps are in memory only.
+        inmem_epochs: so many of the newest epochs of steps are in memory only, until `flush` or `close`.
+
+    All other options are those of `DefaultBackend`. A backend that only reads takes none that is for writing.
 
     `filename`, `name`: as they were given. `folder`: the run folder.
 
@@ -70,25 +74,45 @@ class EmceeBackend(StepBackend[Ensemble, WalkersState], emcee.backends.Backend):
         name: str | None = None,
         read_only: bool = False,
         dtype: "npt.DTypeLike | None" = None,
-        compression: str | None = None,
+        compression: Compression | None = None,
         compression_opts: int | None = None,
         *,
         max_step_age_s: float = MAX_AGE_S,
         max_epoch_bytes: int = MAX_BYTES,
+        burn: int = 0,
+        outfile_fmt: str | None = None,
         epochs_per_file: int = EPOCHS_PER_FILE,
-        **options: object,
+        inmem_epochs: int = 0,
+        save_stats: bool = True,
+        compression_level: int | None = None,
+        shuffle: bool = False,
+        mode: Mode = "a",
+        max_pending_bytes: int = 1 << 30,
+        max_pending_epochs: int = 10_000,
+        max_device_bytes: int = 1 << 30,
+        on_full: OnFull = "wait",
+        retry_after_s: float = 0.1,
+        retry_at_most_s: float = 30.0,
+        warn_free_bytes: int = 1 << 30,
+        exit_timeout_s: float = 60.0,
+        flush_on_sigterm: bool = False,
+        reader_threads: int = 4,
+        diagnose: bool | Sequence[str] = False,
+        trusted_classes: Sequence[str] = (),
+        parameters: Parameters | None = None,
+        chains: Mapping[str, int] | None = None,
+        attributes: Mapping[str, object] | None = None,
+        **unknown: Never,
     ) -> None:
         super().__init__(
             outdir,
             name,
             read_only=read_only,
             dtype=dtype,
-            compression=compression,
             compression_opts=compression_opts,
             max_step_age_s=max_step_age_s,
             max_epoch_bytes=max_epoch_bytes,
-            epochs_per_file=epochs_per_file,
-            options=options,
+            options=options_in(locals()),
         )
         self.filename = os.fsdecode(outdir)
         self.folder = self._folder

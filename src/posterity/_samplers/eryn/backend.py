@@ -9,16 +9,17 @@ Up the stream: `eryn.ensemble.EnsembleSampler` saves steps. Down the stream: `st
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Never, cast
 
 import numpy as np
 
 from posterity._format.dtypes import dtype_from_text
-from posterity._model.metadata import check_parameters
+from posterity._model.metadata import Parameters, check_parameters
+from posterity._model.options import Compression, Mode, OnFull, options_in
 from posterity._samplers.step_buffer import MAX_AGE_S, MAX_BYTES
 from posterity._samplers.step_run import EPOCHS_PER_FILE, WrittenRun
 from posterity._system.arrays import Array
-from posterity.errors import EpochMismatch, RunExists
+from posterity.errors import EpochMismatch, RunExists, UnknownOption
 
 from .epochs import (
     ACCEPTED,
@@ -68,7 +69,9 @@ class ErynBackend(ErynReads):
         max_step_age_s: how long after it was saved a step is on disk, if the disk can follow.
         max_epoch_bytes: steps of so many bytes are an epoch, whatever their age.
         epochs_per_file: how many epochs go to one file.
-        options: all others of `DefaultBackend`, but for `burn` and `chains`.
+
+    All other options are those of `DefaultBackend`, but for `burn` and `chains`. A backend that only reads takes none
+    that is for writing.
 
     Raises:
         EpochMismatch: the folder holds a run that isn't one of Eryn's, or has another dtype (a `ValueError`).
@@ -82,26 +85,47 @@ class ErynBackend(ErynReads):
         name: str | None = None,
         read_only: bool = False,
         dtype: "npt.DTypeLike | None" = None,
-        compression: str | None = None,
+        compression: Compression | None = None,
         compression_opts: int | None = None,
         store_missing_leaves: float = np.nan,
         *,
-        parameters: object = None,
         max_step_age_s: float = MAX_AGE_S,
         max_epoch_bytes: int = MAX_BYTES,
+        outfile_fmt: str | None = None,
         epochs_per_file: int = EPOCHS_PER_FILE,
-        **options: Any,
+        inmem_epochs: int = 0,
+        save_stats: bool = True,
+        compression_level: int | None = None,
+        shuffle: bool = False,
+        mode: Mode = "a",
+        max_pending_bytes: int = 1 << 30,
+        max_pending_epochs: int = 10_000,
+        max_device_bytes: int = 1 << 30,
+        on_full: OnFull = "wait",
+        retry_after_s: float = 0.1,
+        retry_at_most_s: float = 30.0,
+        warn_free_bytes: int = 1 << 30,
+        exit_timeout_s: float = 60.0,
+        flush_on_sigterm: bool = False,
+        reader_threads: int = 4,
+        diagnose: bool | Sequence[str] = False,
+        trusted_classes: Sequence[str] = (),
+        parameters: Parameters | None = None,
+        attributes: Mapping[str, object] | None = None,
+        **unknown: Never,
     ) -> None:
+        if "burn" in unknown or "chains" in unknown:
+            raise UnknownOption("burn and chains aren't for a backend of Eryn's: use discard= when reading")
+        options = options_in(locals())
+        del options["parameters"]  # they are those of branches
         super().__init__(
             outdir,
             name,
             read_only=read_only,
             dtype=dtype,
-            compression=compression,
             compression_opts=compression_opts,
             max_step_age_s=max_step_age_s,
             max_epoch_bytes=max_epoch_bytes,
-            epochs_per_file=epochs_per_file,
             options=options,
         )
         self.outdir = self._folder
@@ -109,9 +133,7 @@ class ErynBackend(ErynReads):
         self._parameters = {} if parameters is None else check_parameters(parameters)
         if read_only:
             return
-        if "burn" in options or "chains" in options:
-            raise TypeError("burn and chains aren't for a backend of Eryn's: use discard= when reading")
-        self._replaces = options.get("mode") == "w"
+        self._replaces = mode == "w"
         self._continue()
 
     def _continue(self) -> None:
