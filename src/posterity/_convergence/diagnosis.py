@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
+from posterity._system.uncopyable import Uncopyable
+
 from .diagnostics import Array, Chains, Diagnostics
 
 Read: TypeAlias = Callable[[int, int, Sequence[str]], dict[str, Array]]
@@ -16,7 +18,7 @@ _PIECE_BYTES = 2 << 20  # too little to be read by several threads; an epoch tha
 _FIRST_PIECE = 1
 
 
-class Diagnosis:
+class Diagnosis(Uncopyable):
     """What is known about the chains of a run so far. Hand it to `diagnose` again and again: each costs what is new.
 
     Any thread may use it, one at a time. It is for one run; after a reset, and for another run, it begins anew.
@@ -29,6 +31,8 @@ class Diagnosis:
     Raises:
         ValueError: there is no name, or `discard` isn't from 0 to below 1.
     """
+
+    _INSTEAD = "make a new one where it is needed: it reads what it must know"
 
     def __init__(self, pars: Sequence[str] = ("p",), *, discard: float = 0.0) -> None:
         self._names = (pars,) if isinstance(pars, str) else tuple(dict.fromkeys(pars))

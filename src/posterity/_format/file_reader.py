@@ -14,6 +14,7 @@ import numpy as np
 from posterity._system.aligned import empty_bytes
 from posterity._system.arrays import Array
 from posterity._system.disk import Disk
+from posterity._system.uncopyable import Uncopyable
 from posterity.errors import Damaged
 
 from . import hdf5
@@ -40,7 +41,7 @@ _SLAB = 1 << 20  # bytes that are looked through at a time
 _NOTHING: Array = np.empty(0, np.uint8)
 
 
-class Reader:
+class Reader(Uncopyable):
     """An open file of epochs, read at known offsets: no HDF5, no lock. Any thread may have one of its own."""
 
     def __init__(self, disk: Disk, fd: int, name: str) -> None:

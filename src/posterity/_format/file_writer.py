@@ -14,6 +14,7 @@ import xxhash
 
 from posterity._system.arrays import Array
 from posterity._system.disk import Buffer, Disk, is_full
+from posterity._system.uncopyable import Uncopyable
 
 from . import hdf5
 from .batch_encoder import Numbers, encode_alike
@@ -29,7 +30,7 @@ _WORTH_WRITING = 1 << 22
 _WORTH_PUSHING = 1 << 23
 
 
-class EpochFile:
+class EpochFile(Uncopyable):
     """A file that is filling up. Its owner is the one I/O thread."""
 
     def __init__(self, disk: Disk, name: str, fd: int, head: FileHead) -> None:

@@ -9,12 +9,13 @@ from typing import cast
 
 from posterity._format.layout import Layout
 from posterity._system.arrays import Array
+from posterity._system.uncopyable import Uncopyable
 
 from .device import OnDevice
 from .template import Kind
 
 
-class Held:
+class Held(Uncopyable):
     """An epoch in memory, ours alone, with the layout that it will have on disk. Some of it may still be on a device.
 
     `device_nbytes`: the bytes that were there when it was handed over.

@@ -27,6 +27,7 @@ class AsyncRun(AsyncReads[EpochT]):
 
     def __init__(self, run: Run[EpochT], reader_threads: int = 4) -> None:
         self._run = run
+        self._most_threads = reader_threads
         self._readers = Readers(reader_threads)
 
     async def __aenter__(self) -> Self:
@@ -39,6 +40,10 @@ class AsyncRun(AsyncReads[EpochT]):
 
     def __repr__(self) -> str:
         return repr(self._run).replace("<", "<Async", 1)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """See `Run.__reduce__`."""
+        return AsyncRun, (self._run, self._most_threads)
 
     @property
     def blocking(self) -> Run[EpochT]:

@@ -15,6 +15,7 @@ from posterity._model.registry import Registry
 from posterity._system.arrays import Array
 from posterity._system.event_loop import is_in_loop
 from posterity._system.reader_threads import Readers
+from posterity._system.uncopyable import Uncopyable
 from posterity.epoch import EpochDict, EpochT
 
 from .selection import Mask, Samples
@@ -25,8 +26,10 @@ if TYPE_CHECKING:
     import xarray
 
 
-class AsyncSnapshot(Generic[EpochT]):
+class AsyncSnapshot(Uncopyable, Generic[EpochT]):
     """A snapshot whose reads are awaited; see `Snapshot`. They are made in threads."""
+
+    _INSTEAD = "send what you read from it, or the path of the run's folder, and take a snapshot of `open_run` there"
 
     def __init__(self, snapshot: Snapshot[EpochT], readers: Readers) -> None:
         self._snapshot = snapshot
@@ -149,8 +152,10 @@ class AsyncSnapshot(Generic[EpochT]):
         )
 
 
-class AskedSnapshot(Generic[EpochT]):
+class AskedSnapshot(Uncopyable, Generic[EpochT]):
     """A snapshot that was asked for: it is awaited, or entered with `async with`."""
+
+    _INSTEAD = "send what you read from it, or the path of the run's folder, and take a snapshot of `open_run` there"
 
     def __init__(self, take: Callable[[], Awaitable[Snapshot[EpochT]]], readers: Readers) -> None:
         self._take = take

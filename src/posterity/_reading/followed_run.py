@@ -20,6 +20,7 @@ from posterity._store.catalog import Catalog, replayed
 from posterity._store.epoch_locations import Shelf
 from posterity._store.journal import Follower
 from posterity._system.disk import Disk
+from posterity._system.uncopyable import Uncopyable
 from posterity.errors import Closed, PosterityError, SnapshotExpired
 
 from .pinned_view import PinnedView
@@ -58,7 +59,7 @@ class _RunShelf(Shelf):
         return SnapshotExpired(f"{what}; take a new snapshot")
 
 
-class FollowedRun:
+class FollowedRun(Uncopyable):
     """A run to look at. Any thread may use it, and a forked child has one of its own."""
 
     def __init__(self, disk: Disk) -> None:

@@ -14,6 +14,7 @@ from posterity._model.registry import Registry
 from posterity._store.epoch_locations import Shelf
 from posterity._system.arrays import Array
 from posterity._system.disk import Disk
+from posterity._system.uncopyable import Uncopyable
 from posterity.errors import Closed
 
 from .epoch_sources import Shelves
@@ -25,7 +26,7 @@ def _nothing() -> None:
     pass
 
 
-class PinnedView:
+class PinnedView(Uncopyable):
     """A run as it was when it was pinned. Any thread may read from it; `release` it when done.
 
     Args:

@@ -6,7 +6,8 @@ Up the stream: `followed_run` reads its journal on. Down the stream: whoever loo
 import os
 import time
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Generic, Never, Self
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, Never, Self, cast
 
 from posterity._convergence.diagnosis import Diagnosis
 from posterity._model.metadata import Metadata
@@ -38,6 +39,10 @@ class Run(Reads[EpochT]):
     def __repr__(self) -> str:
         known = self._followed.catalog
         return f"<Run in {self._followed.disk.folder}{known.metadata.brief if known is not None else ''}>"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """A copy, in another process for example, follows the run in the same folder."""
+        return partial(cast("Any", open_run), trusted_classes=self._trusted), (self._followed.disk.folder,)
 
     @property
     def asynchronous(self) -> "AsyncRun[EpochT]":

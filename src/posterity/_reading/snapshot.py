@@ -21,6 +21,7 @@ from posterity._format.single_file import save_epochs
 from posterity._model.metadata import Metadata
 from posterity._model.registry import Entry, Registry
 from posterity._system.arrays import Array
+from posterity._system.uncopyable import Uncopyable
 from posterity.epoch import E_co, EpochDict
 from posterity.errors import Burned
 
@@ -33,8 +34,10 @@ if TYPE_CHECKING:
     import xarray
 
 
-class Snapshot(Generic[E_co]):
+class Snapshot(Uncopyable, Generic[E_co]):
     """The run as it was when it was asked for. Any thread may read from it; `release` it when done."""
+
+    _INSTEAD = "send what you read from it, or the path of the run's folder, and take a snapshot of `open_run` there"
 
     def __init__(self, view: PinnedView, *, trusted: Sequence[str] = ()) -> None:
         self._view = view

@@ -19,6 +19,7 @@ import xxhash
 from posterity._format.schema import is_packed
 from posterity._model.file_names import JOURNAL, NEW_JOURNAL
 from posterity._system.disk import Disk
+from posterity._system.uncopyable import Uncopyable
 from posterity.errors import Damaged, NewerFormat
 
 from .records import Annotated, AnyRecord, Described, Record
@@ -128,7 +129,7 @@ def salvage(data: bytes) -> list[AnyRecord]:
         return []
 
 
-class Journal:
+class Journal(Uncopyable):
     """An open journal. One thread appends."""
 
     def __init__(self, disk: Disk, fd: int, end: int, version: int) -> None:
@@ -215,7 +216,7 @@ def read(disk: Disk) -> bytes | None:
         disk.close(fd)
 
 
-class Follower:
+class Follower(Uncopyable):
     """Reads a journal that somebody else may be writing, each time only what is new."""
 
     def __init__(self, disk: Disk) -> None:

@@ -21,6 +21,7 @@ import msgspec
 
 from posterity._model.file_names import LOCK
 from posterity._system.disk import Disk
+from posterity._system.uncopyable import Uncopyable
 from posterity.errors import RunLocked
 
 try:
@@ -57,7 +58,7 @@ _claims: dict[str, "Lock"] = {}
 _claims_guard = threading.Lock()
 
 
-class Lock:
+class Lock(Uncopyable):
     """The right to write one run folder: claimed in this process from opening on, locked once there is a folder."""
 
     def __init__(self, disk: Disk, where: str) -> None:

@@ -26,6 +26,7 @@ from posterity._model.options import Options
 from posterity._model.policy import Action, DropFiles, PublishFile, RewriteFile, StoreBurn, StoreMetadata, WriteEpochs
 from posterity._model.registry import Registry, Series, describe, reset
 from posterity._system.disk import Disk
+from posterity._system.uncopyable import Uncopyable
 from posterity.errors import Damaged, ForeignFiles, RunExists
 
 from .catalog import Catalog
@@ -51,7 +52,7 @@ class Outcome(NamedTuple):
     has_asides: bool
 
 
-class Store:
+class Store(Uncopyable):
     """A run folder and the right to write it."""
 
     def __init__(self, options: Options, where: str, disk: Disk) -> None:

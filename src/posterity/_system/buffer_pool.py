@@ -12,13 +12,14 @@ from collections import deque
 import numpy as np
 
 from .arrays import Array
+from .uncopyable import Uncopyable
 
 _SMALL = 1 << 16
 _PAGE = 4096
 _LONG = 1024  # so many items NumPy assigns without the GIL
 
 
-class Buffers:
+class Buffers(Uncopyable):
     """Buffers to copy into, at most `most_bytes` of them kept for later."""
 
     def __init__(self, most_bytes: int) -> None:

@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
+from .uncopyable import Uncopyable
+
 Buffer: TypeAlias = bytes | bytearray | memoryview
 _MAX_BUFFERS = 512
 _SYNC_FILE_RANGE_WRITE = 2
@@ -39,7 +41,7 @@ def is_full(error: OSError) -> bool:
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
-class Disk:
+class Disk(Uncopyable):
     """One folder. Not shared between threads, but for reading."""
 
     def __init__(self, folder: Path) -> None:

@@ -14,11 +14,12 @@ import anyio.to_thread
 from anyio.lowlevel import current_token
 
 from .event_loop import Loop
+from .uncopyable import Uncopyable
 
 T = TypeVar("T")
 
 
-class Readers:
+class Readers(Uncopyable):
     """Threads for what takes long, at most so many at a time in each event loop.
 
     `abandons`: a call that is cancelled returns at once, and its thread goes on for nobody, in its place. Otherwise it

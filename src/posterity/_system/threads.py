@@ -11,6 +11,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
 
+from .uncopyable import Uncopyable
+
 T = TypeVar("T")
 
 
@@ -21,7 +23,7 @@ class OurThread(threading.Thread):
         super().__init__(name=name, target=target, daemon=False)
 
 
-class IoThread:
+class IoThread(Uncopyable):
     """One thread in which all I/O is done, one thing at a time."""
 
     def __init__(self, name: str) -> None:

@@ -24,6 +24,7 @@ from posterity._reading.async_snapshot import AsyncSnapshot
 from posterity._reading.snapshot import Snapshot
 from posterity._system.event_loop import Loop, is_in_loop
 from posterity._system.reader_threads import Readers, in_thread
+from posterity._system.uncopyable import Uncopyable
 from posterity.epoch import EpochDict, EpochT
 from posterity.errors import Closed
 
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from .blocking import DefaultBackend
 
 
-class AsyncBackend(AsyncReads[EpochT]):
+class AsyncBackend(AsyncReads[EpochT], Uncopyable):
     """Keeps the samples of long-running samplers, awaited: see `DefaultBackend`, which has the same names and options.
 
     Options are checked at once; the folder is looked at, and a run in it locked, on entering:
@@ -51,6 +52,8 @@ class AsyncBackend(AsyncReads[EpochT]):
         UnknownOption, TypeError, ValueError: at once; see `DefaultBackend`.
         RunExists, RunLocked, ForeignFiles, Damaged: on entering; see `DefaultBackend`.
     """
+
+    _INSTEAD = "send the path of its folder, and read it with `open_run` there; a run has one writer"
 
     def __init__(
         self,

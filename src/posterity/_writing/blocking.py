@@ -14,6 +14,7 @@ from posterity._model.metadata import Metadata, Parameters
 from posterity._model.options import Compression, Mode, OnFull, options_in, parse_options
 from posterity._reading.reads import Reads
 from posterity._reading.snapshot import Snapshot
+from posterity._system.uncopyable import Uncopyable
 from posterity.epoch import EpochDict, EpochT
 from posterity.errors import Closed
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from .awaited import AsyncBackend
 
 
-class DefaultBackend(Reads[EpochT]):
+class DefaultBackend(Reads[EpochT], Uncopyable):
     """Keeps the samples of a long-running sampler. The sampler hands over an epoch and goes on at once.
 
     What is handed over is part of the run when the call returns, and every later read sees it. It is on disk soon
@@ -78,6 +79,8 @@ class DefaultBackend(Reads[EpochT]):
         ForeignFiles: files match `outfile_fmt` and aren't the run's (a `FileExistsError`).
         Damaged: the journal is damaged (an `OSError`).
     """
+
+    _INSTEAD = "send the path of its folder, and read it with `open_run` there; a run has one writer"
 
     def __init__(
         self,

@@ -28,6 +28,7 @@ from posterity._store.catalog import Catalog
 from posterity._store.epoch_locations import Shelf
 from posterity._store.store import Outcome
 from posterity._system.disk import is_full
+from posterity._system.uncopyable import Uncopyable
 from posterity.errors import BurnLowered, Closed, Forked, MailboxFull, PosterityError, WriteFailed
 
 from .admission import Room, Ticket
@@ -63,7 +64,7 @@ class Fetch(NamedTuple):
     held: Held
 
 
-class Ledger:
+class Ledger(Uncopyable):
     """All that threads share. Its methods may be called from any thread."""
 
     def __init__(

@@ -16,6 +16,7 @@ from posterity._convergence.diagnosis import Diagnosis
 from posterity._convergence.diagnostics import Diagnostics
 from posterity._reading.snapshot import Snapshot
 from posterity._system.threads import OurThread
+from posterity._system.uncopyable import Uncopyable
 from posterity.errors import Closed
 
 from .ledger import Ledger
@@ -39,7 +40,7 @@ class _InTurns(Diagnosis):
         return self._asked()
 
 
-class Monitor:
+class Monitor(Uncopyable):
     """Keeps `diagnostics` up to date until the run is closed. None: nothing is known, or something went wrong."""
 
     def __init__(self, ledger: Ledger, take: Callable[[], Snapshot[object]], pars: Sequence[str], name: str) -> None:

@@ -5,13 +5,16 @@ from collections.abc import Callable, Generator
 from functools import partial
 
 from posterity._ingest.owned import Held
+from posterity._system.uncopyable import Uncopyable
 from posterity.errors import Closed
 
 from .ledger import Ledger, not_stored
 
 
-class Promise:
+class Promise(Uncopyable):
     """Something that will have happened. It can be awaited, waited for, or asked."""
+
+    _INSTEAD = "it is waited for in the process that handed the epoch over"
 
     __slots__ = ("_ask", "_check", "_condition", "_ledger")
 
@@ -48,12 +51,14 @@ class Promise:
         self._check()
 
 
-class Receipt:
+class Receipt(Uncopyable):
     """For an epoch that was handed over. `index`: its number in the run.
 
     `released`: its arrays are free again. `durable`: it survives a power cut; raises the epoch's error if it never
     will.
     """
+
+    _INSTEAD = "it is waited for in the process that handed the epoch over; send its index"
 
     __slots__ = ("_generation", "_held", "_ledger", "index")
 

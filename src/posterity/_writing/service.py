@@ -31,6 +31,7 @@ from posterity._store.catalog import Catalog
 from posterity._store.store import Store
 from posterity._system.buffer_pool import Buffers
 from posterity._system.disk import Disk
+from posterity._system.uncopyable import Uncopyable
 from posterity.errors import Closed, Forked, NotWritten
 
 from .hand_over import HandedOver, HandOver, at_once
@@ -47,7 +48,7 @@ logger = logging.getLogger("posterity.service")
 _PACKAGE = str(Path(str(sys.modules["posterity"].__file__)).parent) + os.sep  # whatever folder this module is in
 
 
-class Service:
+class Service(Uncopyable):
     """A run that is open for writing."""
 
     def __init__(self, options: Options, disk: Disk | None = None, *, where: str | None = None) -> None:

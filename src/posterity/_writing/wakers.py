@@ -6,8 +6,10 @@ Up the stream: `ledger` rings at each change. Down the stream: `ledger.wait` for
 import threading
 from collections.abc import Callable
 
+from posterity._system.uncopyable import Uncopyable
 
-class Bell:
+
+class Bell(Uncopyable):
     """Wakes one thread.
 
     A bare lock: a Ctrl-C in a `threading.Condition` can leave its lock held, or give away another's.

@@ -23,6 +23,7 @@ from posterity._store.store import Outcome, Store
 from posterity._system.buffer_pool import Buffers
 from posterity._system.process_end import EndListener, report_lost, tell_no_more, tell_when_process_ends
 from posterity._system.threads import IoThread, OurThread
+from posterity._system.uncopyable import Uncopyable
 
 from .device_fetcher import Fetcher
 from .ledger import Ledger, Work
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("posterity.writer")
 
 
-class Writer(EndListener):
+class Writer(EndListener, Uncopyable):
     """Writes what is in a ledger to a store, until the ledger is closed and all is written."""
 
     def __init__(self, ledger: Ledger, store: Store, buffers: Buffers, name: str) -> None:
