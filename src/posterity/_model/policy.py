@@ -51,6 +51,18 @@ class Demand(msgspec.Struct, frozen=True):
         )
 
 
+class Settled(msgspec.Struct, frozen=True):
+    """What the rules asked for at one moment, as counts that only grow: what comes later delays nobody.
+
+    Epochs before `write_to` on disk, files of epochs before `publish_to` published; what `burn` takes removed.
+    """
+
+    write_to: int
+    publish_to: int
+    burn: int
+    asked_burn: int
+
+
 class StoreBurn(msgspec.Struct, frozen=True):
     """Make a burn survive a power cut."""
 
@@ -204,11 +216,37 @@ def is_met(registry: Registry, demand: Demand, pinned_burn: int | None) -> bool:
     return not _rewriting(registry, demand, reclaimable(registry, pinned_burn))
 
 
-def _drops(registry: Registry, gone: int) -> list[Action]:
-    """Whole files at the beginning of the run, but never the one with the newest epoch on disk."""
+def settled(registry: Registry, inmem_epochs: int, demand: Demand) -> Settled:
+    """What the rules ask for now."""
+    target = write_target(registry, inmem_epochs, demand)
+    publish_to = 0
+    if target:
+        file = registry.file_of(target - 1)
+        publish_to = file.stop if file.stop <= target else file.start
+    return Settled(target, publish_to, registry.burn, registry.asked_burn)
+
+
+def is_settled(registry: Registry, asked: Settled, demand: Demand, pinned_burn: int | None) -> bool:
+    """Whether memory and disk are as the rules asked at one moment, but for what a reader's snapshot delays."""
+    if registry.nwritten < asked.write_to or registry.npublished < asked.publish_to:
+        return False
+    if registry.nwritten:
+        is_stored = registry.stored_burn >= asked.burn and registry.stored_asked_burn >= asked.asked_burn
+        if not (is_stored and registry.is_metadata_stored):
+            return False
+    gone = min(asked.burn, reclaimable(registry, pinned_burn))
+    return not (_drops(registry, gone, asked.write_to) or _rewriting(registry, demand, gone, asked.write_to))
+
+
+def _drops(registry: Registry, gone: int, before: int | None = None) -> list[Action]:
+    """Whole files at the beginning of the run, but never the one with the newest epoch on disk.
+
+    `before`: only files of epochs before this one are looked at.
+    """
     numbers: list[int] = []
     stop = registry.ndropped
     end = min(registry.nwritten - 1, registry.npublished)
+    end = end if before is None else min(end, before)
     while stop < end:
         file = registry.file_of(stop)
         if file.stop > end or not registry.entries[file.stop - 1].is_burned(gone):
@@ -271,10 +309,10 @@ def _publishing(registry: Registry, demand: Demand) -> list[Action]:
     return actions
 
 
-def _rewriting(registry: Registry, demand: Demand, gone: int) -> list[RewriteFile]:
-    """The one file that a burn ends in, if it is worth it."""
+def _rewriting(registry: Registry, demand: Demand, gone: int, before: int | None = None) -> list[RewriteFile]:
+    """The one file that a burn ends in, if it is worth it. `before`: only if it has an epoch before this one."""
     at = min(registry.epoch_at(gone), registry.nwritten - 1)
-    if gone == 0 or at < registry.ndropped:
+    if gone == 0 or at < registry.ndropped or (before is not None and at >= before):
         return []
     file = registry.file_of(at)
     start, stop = file.start, min(file.stop, registry.nwritten)

@@ -28,6 +28,7 @@ from posterity._system.uncopyable import Uncopyable
 from posterity.epoch import EpochDict, EpochT
 from posterity.errors import Closed
 
+from .ledger import Asked
 from .receipts import Receipt
 from .service import Service, caller
 from .status import Status
@@ -207,20 +208,20 @@ class AsyncBackend(AsyncReads[EpochT], Uncopyable):
     async def update(self) -> None:
         """See `DefaultBackend.update`."""
         await checkpoint()
-        await self._settle(self._service.ledger.failures)
+        await self._settle(self._service.ledger.ask_settled())
 
     async def reset(self) -> None:
         """See `DefaultBackend.reset`."""
         await checkpoint()
         failures = self._service.ledger.failures
         self._service.reset()
-        await self._settle(failures)
+        await self._settle(self._service.ledger.ask_settled(failures))
 
-    async def _settle(self, failures: int) -> None:
+    async def _settle(self, asked: Asked) -> None:
         service, ledger = self._service, self._service.ledger
         service.check_process()
-        await until(ledger, lambda: ledger.is_settled() or ledger.has_failed(failures))
-        ledger.check_settled(failures)
+        await until(ledger, partial(ledger.is_settled, asked))
+        ledger.check_settled(asked)
 
     # ---- reading -------------------------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from posterity._system.uncopyable import Uncopyable
 from posterity.epoch import EpochDict, EpochT
 from posterity.errors import Closed
 
+from .ledger import Asked
 from .receipts import Receipt
 from .service import Service
 from .status import Status
@@ -225,7 +226,7 @@ class DefaultBackend(Reads[EpochT], Uncopyable):
         Raises:
             WriteFailed: an attempt to write failed (an `OSError`); the attempts go on.
         """
-        self._settle(self._service.ledger.failures)
+        self._settle(self._service.ledger.ask_settled())
 
     def reset(self) -> None:
         """Remove the run's own files and start empty; nobody else's file is touched.
@@ -237,13 +238,13 @@ class DefaultBackend(Reads[EpochT], Uncopyable):
         """
         failures = self._service.ledger.failures
         self._service.reset()
-        self._settle(failures)
+        self._settle(self._service.ledger.ask_settled(failures))
 
-    def _settle(self, failures: int) -> None:
+    def _settle(self, asked: Asked) -> None:
         self._service.check_process()
         ledger = self._service.ledger
-        ledger.wait(lambda: ledger.is_settled() or ledger.has_failed(failures))
-        ledger.check_settled(failures)
+        ledger.wait(partial(ledger.is_settled, asked))
+        ledger.check_settled(asked)
 
     # ---- reading -------------------------------------------------------------------------------------------------
 

@@ -21,7 +21,19 @@ from posterity._ingest.owned import Held
 from posterity._ingest.prepare import Prepared
 from posterity._model.metadata import begun, completed
 from posterity._model.options import Options
-from posterity._model.policy import Action, Demand, done, is_met, memory_floor, pending, plan, write_target
+from posterity._model.policy import (
+    Action,
+    Demand,
+    Settled,
+    done,
+    is_met,
+    is_settled,
+    memory_floor,
+    pending,
+    plan,
+    settled,
+    write_target,
+)
 from posterity._model.registry import Registry, admit, describe, raise_burn, reset, start_series
 from posterity._model.states import Event, State, after
 from posterity._store.catalog import Catalog
@@ -62,6 +74,14 @@ class Fetch(NamedTuple):
     generation: int
     epoch: int
     held: Held
+
+
+class Asked(NamedTuple):
+    """What somebody waits for: of which generation of the run, and after how many failures."""
+
+    generation: int
+    due: Settled
+    failures: int
 
 
 class Ledger(Uncopyable):
@@ -378,15 +398,25 @@ class Ledger(Uncopyable):
         """Whether an attempt failed since there were `failures`: a condition to wait for."""
         return self._faults.count > failures
 
-    def check_settled(self, failures: int) -> None:
-        """Raise what kept memory and disk from being as the policy says, since there were so many `failures`.
+    def ask_settled(self, failures: int | None = None) -> Asked:
+        """What the policy asks for now; returns what `is_settled` takes. What comes later delays nobody.
+
+        `failures`: how many there were when it began to be waited for, by default those until now.
+        """
+        with self._lock:
+            registry = self._registry
+            asked = settled(registry, self.options.inmem_epochs, self._demand)
+            return Asked(registry.generation, asked, self._faults.count if failures is None else failures)
+
+    def check_settled(self, asked: Asked) -> None:
+        """Raise what kept memory and disk from being as the policy asked.
 
         Raises:
             WriteFailed: an attempt to write; the attempts go on.
         """
         self._check_state()
-        if not self.holds(self.is_settled):
-            self._faults.raise_since(failures)
+        if not self.holds(partial(self._is_settled, asked)):
+            self._faults.raise_since(asked.failures)
 
     def _check_state(self) -> None:
         if self._state is State.FAILED:
@@ -401,11 +431,18 @@ class Ledger(Uncopyable):
             return seen is not None or registry.nsamples > 0
         return registry.nsamples - seen[1] >= min_samples
 
-    def is_settled(self) -> bool:
-        """Whether memory and disk are as the policy says: a condition to wait for."""
-        return self._state.is_over or (
-            self._is_tidy and not self._has_due_asides() and not self.waits_for_device and not self._plan()
-        )
+    def is_settled(self, asked: Asked) -> bool:
+        """Whether memory and disk are as the policy asked, or there is no sense in waiting: a condition to wait for."""
+        return self._state.is_over or self._faults.count > asked.failures or self._is_settled(asked)
+
+    def _is_settled(self, asked: Asked) -> bool:
+        if self._state.is_over:
+            return True
+        if not self._is_tidy or self._has_due_asides():
+            return False
+        if asked.generation != self._registry.generation:
+            return True  # a reset took all of it away
+        return is_settled(self._registry, asked.due, self._demand, self._pinned_burn())
 
     def is_durable(self, generation: int, index: int) -> bool:
         """Whether an epoch survives a power cut, or there is no sense in waiting: a condition to wait for."""
