@@ -192,6 +192,10 @@ class MemoryDisk(Disk):
         """The lock's file: a real one, because the system locks it. No part of the state."""
         return os.memfd_create(name)
 
+    def lock(self, fd):
+        if fd not in self._fds:  # the lock's file; nobody else has the others
+            super().lock(fd)
+
     def close(self, fd):
         if fd in self._fds:
             del self._fds[fd]

@@ -24,7 +24,7 @@ from posterity._store.records import (
     Stored,
 )
 from posterity._system.disk import Disk
-from posterity.errors import Damaged, NewerFormat
+from posterity.errors import Damaged, NewerFormat, RunLocked
 
 BEGAN = Began(b"0123456789abcdef", 0, "epochs_%d.h5", 0, 0, 1e9)
 PLACE = Place(1, 0, 128, 0, 0, b"12345678")
@@ -200,16 +200,28 @@ def test_what_is_appended_is_read(disk, log):
 
 def test_a_journal_is_gone_on_with(disk, log):
     """Records appended after opening again come behind the old ones."""
+    log.close()
     again = Journal.open(disk, decode(journal.read(disk))[1])
     again.append(BATCHES[2])
     again.close()
     assert content(disk) == [*BATCHES[0], *BATCHES[1], *BATCHES[2]]
 
 
+def test_a_journal_that_is_open_is_locked(disk, log):
+    """Whatever became of the lock's file: nobody else goes on with it, until it is closed."""
+    end = decode(journal.read(disk))[1]
+    with pytest.raises(RunLocked, match="locked by another writer"):
+        Journal.open(disk, end)
+    log.close()
+    log.close()
+    Journal.open(disk, end).close()
+
+
 def test_what_a_crash_left_behind_is_cut_off(disk, log):
     """Opening again cuts a torn tail off, however long it was: it can't be mistaken for damage later."""
     with (disk.folder / JOURNAL).open("ab") as file:
         file.write(encode_batch(BATCHES[3], log.end)[:-1] + b"\xff" * 1000)
+    log.close()
     again = Journal.open(disk, decode(journal.read(disk))[1])
     assert (disk.folder / JOURNAL).stat().st_size == again.end
     again.append(BATCHES[2])

@@ -2,16 +2,24 @@
 
 import errno
 import fcntl
+import hashlib
 import os
 import re
+import shutil
+import signal
 import socket
 import subprocess
 import sys
+import tarfile
 import time
+import zipfile
 
 import msgspec
+import numpy as np
 import pytest
 
+from known import epoch_dict, numbers
+from posterity import DefaultBackend, open_run
 from posterity._model.file_names import LOCK
 from posterity._store import lock as lock_module
 from posterity._store.lock import Holder, Lock
@@ -301,6 +309,114 @@ def test_the_locks_file_is_never_made_anew(disk, other_process):
     late.leave()
 
 
+def copied(folder, to):
+    shutil.copytree(folder, to)
+
+
+def zipped(folder, to):
+    with zipfile.ZipFile(to, "w") as archive:
+        for path in folder.iterdir():
+            archive.write(path)
+
+
+def tarred(folder, to):
+    with tarfile.open(to, "w") as archive:
+        archive.add(folder)
+
+
+def hashed(folder, to):
+    to.write_text("".join(hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()))
+
+
+@pytest.mark.parametrize("back_up", [copied, zipped, tarred, hashed])
+def test_a_backup_of_the_own_folder_drops_no_lock(tmp_path, back_up):
+    """The program that writes a run opens and closes every file of it; nobody else gets in, and nothing is lost."""
+    folder = tmp_path / "run"
+    with DefaultBackend(outdir=folder) as backend:
+        for i in range(3):
+            backend.ingest(epoch_dict(10 * i, 10))
+            backend.flush()
+            back_up(folder, tmp_path / f"backup{i}")
+            told = opened_elsewhere(folder)
+            assert "RunLocked" in told
+            assert f"process {os.getpid()} on" in told
+    assert "opened" in opened_elsewhere(folder)
+    with open_run(folder) as run:
+        np.testing.assert_array_equal(run.get_samples(verify=True)["p"], numbers(0, 30))
+
+
+def test_who_removes_the_locks_file_lets_nobody_in(tmp_path):
+    """The journal is locked as well; a reader goes on, and so does the writer."""
+    folder = tmp_path / "run"
+    with DefaultBackend(outdir=folder) as backend:
+        backend.ingest(epoch_dict(0, 10))
+        backend.flush()
+        (folder / LOCK).unlink()
+        assert "RunLocked" in (told := opened_elsewhere(folder))
+        assert "removed that file" in told
+        backend.ingest(epoch_dict(10, 10))
+        backend.flush()
+    with open_run(folder) as run:
+        assert run.get_samples(verify=True)["p"].shape[2] == 20
+
+
+OPENED = """
+import sys
+from posterity import DefaultBackend, RunLocked
+try:
+    DefaultBackend(outdir=sys.argv[1]).close()
+except RunLocked as error:
+    print("RunLocked", error)
+else:
+    print("opened")
+"""
+
+
+def opened_elsewhere(folder):
+    """What another process says that opens the run to write it."""
+    command = [sys.executable, "-W", "ignore", "-c", OPENED, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=50)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+FORKED_BEHIND = """
+import ctypes, os, signal, sys, time
+from pathlib import Path
+from posterity import DefaultBackend
+backend = DefaultBackend(outdir=sys.argv[1])
+backend.ingest({"samples": {"p": __import__("numpy").zeros((1, 1, 1))}})
+backend.flush()
+child = ctypes.CDLL(None).fork()  # Python doesn't hear of it
+if child == 0:
+    while True:
+        time.sleep(0.1)
+print(child, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_child_that_outlives_its_parent_is_named(tmp_path):
+    """One that was forked behind Python's back still has the lock: the refusal says so, and what to do."""
+    command = [sys.executable, "-W", "ignore", "-c", FORKED_BEHIND, str(tmp_path / "run")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        child = int(parent.stdout.readline())
+        parent.wait(50)
+        try:
+            with pytest.raises(RunLocked, match=f"process {parent.pid} .*has ended.*a child that it forked"):
+                DefaultBackend(outdir=tmp_path / "run")
+        finally:
+            os.kill(child, signal.SIGKILL)
+    for _ in range(1000):
+        try:
+            DefaultBackend(outdir=tmp_path / "run").close()
+        except RunLocked:
+            time.sleep(0.01)
+        else:
+            return
+    raise AssertionError("the lock was never free")
+
+
 # ---- where the file system has no locks ------------------------------------------------------------------------------
 
 
@@ -312,6 +428,7 @@ def no_locks(monkeypatch):
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "lockf", unable)
+    monkeypatch.setattr(fcntl, "fcntl", unable)
 
 
 def held_by(disk, **fields):
@@ -376,6 +493,7 @@ def test_another_failure_to_lock_is_an_error(disk, lock, monkeypatch):
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(fcntl, "lockf", broken)
+    monkeypatch.setattr(fcntl, "fcntl", broken)
     with pytest.raises(OSError, match="Input/output"):
         lock.acquire()
 

@@ -10,6 +10,7 @@ at the end that isn't whole is an append that a crash cut short: it is dropped. 
 Up the stream: `store` appends `records`. Down the stream: `recovery` replays.
 """
 
+import os
 import struct
 from collections.abc import Sequence
 
@@ -22,6 +23,7 @@ from posterity._system.disk import Disk
 from posterity._system.uncopyable import Uncopyable
 from posterity.errors import Damaged, NewerFormat
 
+from .lock import hold
 from .records import Annotated, AnyRecord, Described, Record
 
 VERSION = 3
@@ -134,11 +136,15 @@ class Journal(Uncopyable):
 
     def __init__(self, disk: Disk, fd: int, end: int, version: int) -> None:
         self._disk = disk
-        self._fd = fd
+        self._fd: int | None = fd
         self.end = end
+        self.is_broken = False
+        self._takes(version)
+
+    def _takes(self, version: int) -> None:
+        """What there may be in a journal of a version."""
         self.takes_packed = version >= _PACKED_VERSION
         self.takes_metadata = version >= _METADATA_VERSION
-        self.is_broken = False
 
     @classmethod
     def create(cls, disk: Disk, records: Sequence[Record], *, takes_packed: bool = False) -> "Journal":
@@ -153,34 +159,42 @@ class Journal(Uncopyable):
         header = encode_header(version)
         data = header + encode_batch(records, len(header))
         fd = disk.create(NEW_JOURNAL)
+        log = cls(disk, fd, len(data), version)
         try:
+            hold(disk, fd, NEW_JOURNAL, log)
             disk.reserve(fd, 0, len(data))
             disk.write_at(fd, 0, [data])
             disk.sync(fd)
             disk.replace(NEW_JOURNAL, JOURNAL)
             disk.sync_names()
         except OSError:
-            disk.close(fd)
+            log.close()
             raise
-        return cls(disk, fd, len(data), version)
+        return log
 
     @classmethod
     def open(cls, disk: Disk, end: int) -> "Journal":
         """Go on with a journal whose good records end at `end`; what a crash left behind them is cut off.
 
         It is synced: the last records may be those of a process that was killed before it could.
+
+        Raises:
+            RunLocked: another writer has it.
         """
         fd = disk.open(JOURNAL, write=True)
+        log = cls(disk, fd, end, _PLAIN_VERSION)
         try:
+            hold(disk, fd, JOURNAL, log)
             if disk.size(fd) > end:
                 disk.truncate(fd, end)
             disk.sync(fd)
             header = bytearray(_HEADER.size)
             disk.read_at(fd, 0, memoryview(header))
         except OSError:
-            disk.close(fd)
+            log.close()
             raise
-        return cls(disk, fd, end, _HEADER.unpack(header)[1])
+        log._takes(_HEADER.unpack(header)[1])
+        return log
 
     def append(self, records: Sequence[Record]) -> None:
         """Add records as one batch. They survive a power cut on return.
@@ -189,6 +203,7 @@ class Journal(Uncopyable):
             OSError: nothing was added. After an error other than a full disk the file isn't to be written again:
                 `is_broken`, and `create` must make a new one.
         """
+        assert self._fd is not None
         data = encode_batch(records, self.end)
         try:
             self._disk.write_at(self._fd, self.end, [data])
@@ -199,8 +214,16 @@ class Journal(Uncopyable):
         self.end += len(data)
 
     def close(self) -> None:
-        """Give the file back."""
-        self._disk.close(self._fd)
+        """Give the file back; idempotent."""
+        fd, self._fd = self._fd, None  # first: a fork just now must not close what has this number next
+        if fd is not None:
+            self._disk.close(fd)
+
+    def forget(self) -> None:
+        """In a forked child: close the descriptor, which is locked for the parent."""
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            os.close(fd)
 
 
 def read(disk: Disk) -> bytes | None:

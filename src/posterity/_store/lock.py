@@ -1,8 +1,8 @@
 """One writer for a run folder, in this process and in all others.
 
-The lock is a POSIX record lock on a file in the folder: the system takes it away when its process ends, however that
-happens, and a forked child doesn't have it. A process that closes *any* descriptor of the file loses the lock, so
-nothing else here opens it while it is held; what is held in this process is kept in a table.
+The lock is on a file in the folder, and on the journal too: who removes the lock's file lets nobody in. It belongs to
+the open file (see `Disk.lock`): the system takes it away when its process ends, however that happens, and nothing that
+the process opens and closes does. A forked child closes its copies. What is held in this process is kept in a table.
 
 Where the file system has no locks, the file itself is one: it says who made it, and its time is the holder's heartbeat.
 """
@@ -10,12 +10,11 @@ Where the file system has no locks, the file itself is one: it says who made it,
 import contextlib
 import errno
 import os
-import struct
-import sys
 import threading
 import time
+import weakref
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Protocol
 
 import msgspec
 
@@ -24,15 +23,9 @@ from posterity._system.disk import Disk
 from posterity._system.uncopyable import Uncopyable
 from posterity.errors import RunLocked
 
-try:
-    import fcntl
-except ImportError as error:
-    raise ImportError("posterity doesn't run on Windows: it needs POSIX locks and renames") from error
-
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 HEARTBEAT_S = 10.0
 _SILENT_AFTER_S = 60.0
-_FLOCK = struct.Struct("hhqqi4x")  # Linux's `struct flock` on 64 bits: type, whence, start, length, process
 
 
 class Holder(msgspec.Struct, frozen=True):
@@ -51,11 +44,54 @@ class Holder(msgspec.Struct, frozen=True):
     def __str__(self) -> str:
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.since))
         here = f", opened at {self.where}" if self.where and self.pid == os.getpid() else ""
-        return f"process {self.pid} on {self.host} since {since}{here}"
+        who = f"process {self.pid}" if self.pid else "a process that doesn't say its number,"
+        return f"{who} on {self.host} since {since}{here}"
 
 
 _claims: dict[str, "Lock"] = {}
 _claims_guard = threading.Lock()
+
+
+class Locked(Protocol):
+    """Something that has a file of a run folder open and locked."""
+
+    def forget(self) -> None:
+        """In a forked child: close the descriptor. That unlocks nothing, as the parent has it open."""
+
+
+_held: "weakref.WeakSet[Locked]" = weakref.WeakSet()
+
+
+def hold(disk: Disk, fd: int, name: str, owner: Locked) -> None:
+    """Lock another file of a run folder as well, for as long as its descriptor is open.
+
+    Raises:
+        RunLocked: somebody else has it locked.
+    """
+    try:
+        disk.lock(fd)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            raise RunLocked(
+                f"{disk.folder / name} is locked by another writer, and {LOCK} isn't: somebody removed that file while "
+                f"the run was written; close the run there, or use another outdir"
+            ) from error
+        if error.errno not in _NO_LOCKS:
+            raise
+    _held.add(owner)
+
+
+def _begin_anew() -> None:
+    """In a forked child: its parent's locks are to end with the parent."""
+    global _claims_guard  # noqa: PLW0603  # another thread may have had it
+    _claims_guard = threading.Lock()
+    for owner in list(_held):
+        owner.forget()
+    _held.clear()
+    _claims.clear()
+
+
+os.register_at_fork(after_in_child=_begin_anew)
 
 
 class Lock(Uncopyable):
@@ -103,6 +139,7 @@ class Lock(Uncopyable):
             return
         self._refuse_moved()
         self._fd = self._disk.open_or_create(LOCK)
+        _held.add(self)
         try:
             self._lock_file(self.holder)
         except BaseException:
@@ -125,7 +162,7 @@ class Lock(Uncopyable):
     def _lock_file(self, me: Holder) -> None:
         assert self._fd is not None
         try:
-            fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._disk.lock(self._fd)
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EAGAIN):
                 raise RunLocked(self._refusal(read_holder(self._disk, self._fd))) from error
@@ -152,12 +189,24 @@ class Lock(Uncopyable):
     def _refusal(self, holder: Holder | None) -> str:
         who = holder or "another process"
         hint = ""
+        if holder is not None and not holder.by_file and self._has_ended(holder):
+            hint = "; that one has ended, and a child that it forked still holds the lock: end the child"
         if holder is not None and holder.by_file and holder.host != os.uname().nodename:
             assert self._fd is not None
             silent = time.time() - os.fstat(self._fd).st_mtime
             if silent > _SILENT_AFTER_S:
                 hint = f"; it has been silent for {silent:.0f} s: if it is dead, remove {LOCK} there"
         return f"{self._disk.folder} is written by {who}{hint}; close it there, or use another outdir"
+
+    def _has_ended(self, holder: Holder) -> bool:
+        """Whether a process of this host isn't there any more."""
+        return holder.host == self.holder.host and _start_of(holder.pid) != holder.start
+
+    def forget(self) -> None:
+        """See `Locked`."""
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            os.close(fd)
 
     def beat(self) -> None:
         """Show other hosts that the holder lives; needed only where the system has no locks."""
@@ -167,12 +216,12 @@ class Lock(Uncopyable):
     def release(self) -> None:
         """Give lock and claim back; idempotent. A forked child's copy does nothing to its parent's."""
         is_mine = self.holder.pid == os.getpid()
-        if self._fd is not None:
+        fd, self._fd = self._fd, None  # first: a fork just now must not close what has this number next
+        if fd is not None:
             if is_mine:
                 with contextlib.suppress(OSError):  # what the file says is a courtesy; the lock is what counts
-                    self._disk.truncate(self._fd, 0)
-            self._disk.close(self._fd)
-            self._fd = None
+                    self._disk.truncate(fd, 0)
+            self._disk.close(fd)
         with _claims_guard:
             self.folder_key = None
             if _claims.get(self._path) is self:
@@ -196,43 +245,28 @@ def writer_of(disk: Disk) -> Holder | None:
     The folder exists and is entered. A holder on another host, where the system has no locks, is taken at its word.
     """
     key = disk.key()
-    with _claims_guard:  # a backend of this process would lose its lock if we opened and closed the file
-        for lock in _claims.values():
-            if lock.folder_key == key and lock.holder.pid == os.getpid():
-                return lock.holder
-        try:
-            fd = disk.open(LOCK)
-        except OSError:
-            return None
-        try:
-            holder, owner = read_holder(disk, fd), _owner_of(fd)
-            since = disk.changed_at(fd)
-        finally:
-            disk.close(fd)
+    with _claims_guard:
+        mine = [lock for lock in _claims.values() if lock.folder_key == key and lock.holder.pid == os.getpid()]
+    if mine:
+        return mine[0].holder
+    try:
+        fd = disk.open(LOCK)
+    except OSError:
+        return None
+    try:
+        holder, owner = read_holder(disk, fd), disk.lock_owner(fd)
+        since = disk.changed_at(fd)
+    finally:
+        disk.close(fd)
     if owner is None or (holder is not None and holder.by_file):
         return holder if holder is not None and _may_live(holder) else None
     if owner and holder is None:  # a full disk may have kept it from saying who it is
-        here = owner > 0
-        return Holder(
-            os.uname().nodename if here else "another host", owner, _start_of(owner) if here else "", since, ""
-        )
+        return Holder(os.uname().nodename, max(0, owner), _start_of(owner) if owner > 0 else "", since, "")
     return holder if owner else None
 
 
 def _may_live(holder: Holder) -> bool:
     return holder.host != os.uname().nodename or _start_of(holder.pid) == holder.start
-
-
-def _owner_of(fd: int) -> int | None:
-    """The process that has a system lock on a file; 0: none, negative: one elsewhere, None: the system can't tell."""
-    if not sys.platform.startswith("linux") or sys.maxsize < 1 << 32:
-        return None
-    try:
-        asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-        kind, *_, pid = _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_GETLK, asked))
-    except OSError:
-        return None
-    return 0 if kind == fcntl.F_UNLCK else pid or -1
 
 
 def _start_of(pid: int) -> str:

@@ -11,15 +11,24 @@ import ctypes
 import errno
 import os
 import stat
+import struct
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
 from .uncopyable import Uncopyable
 
+try:
+    import fcntl
+except ImportError as error:
+    raise ImportError("posterity doesn't run on Windows: it needs POSIX locks and renames") from error
+
 Buffer: TypeAlias = bytes | bytearray | memoryview
 _MAX_BUFFERS = 512
 _SYNC_FILE_RANGE_WRITE = 2
+_FLOCK = struct.Struct("hhqqi4x")  # Linux's `struct flock` on 64 bits: type, whence, start, length, process
+_OFD_SETLK: int | None = getattr(fcntl, "F_OFD_SETLK", None) if sys.maxsize > 1 << 32 else None
 
 
 def _find_sync_file_range() -> Callable[[int, int, int, int], int] | None:
@@ -129,6 +138,37 @@ class Disk(Uncopyable):
     def is_same(self, fd: int, other_fd: int) -> bool:
         """Whether two descriptors are of one file."""
         return os.path.samestat(os.fstat(fd), os.fstat(other_fd))
+
+    def lock(self, fd: int) -> None:
+        """Lock a whole file for a descriptor, and what it opened; nobody else gets a lock of either kind meanwhile.
+
+        The lock is the open file's own: no other descriptor of the file that this process opens and closes, to copy or
+        hash its folder say, drops it. A forked child shares it until it closes its copy. Where the system has no such
+        locks, it is the process's: then closing any descriptor of the file drops it.
+
+        Raises:
+            OSError: EACCES or EAGAIN: somebody has it. ENOLCK and the like: the file system has none.
+        """
+        if _OFD_SETLK is not None:
+            try:
+                fcntl.fcntl(fd, _OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+            except OSError as error:
+                if error.errno != errno.EINVAL:  # a kernel from before 3.15
+                    raise
+            else:
+                return
+        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def lock_owner(self, fd: int) -> int | None:
+        """Who has a lock on a file: a process; 0: nobody; negative: the system doesn't say who; None: or whether."""
+        if not sys.platform.startswith("linux") or sys.maxsize < 1 << 32:
+            return None
+        try:
+            asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+            kind, *_, pid = _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_GETLK, asked))
+        except OSError:
+            return None
+        return 0 if kind == fcntl.F_UNLCK else pid or -1
 
     def reserve(self, fd: int, offset: int, nbytes: int) -> None:
         """Claim room before a byte is written, so that a full disk is noticed while nothing is half done."""
