@@ -9,7 +9,7 @@ import io
 import os
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self
 
 import msgspec
 import numpy as np
@@ -18,15 +18,12 @@ from posterity._model.options import Options
 from posterity._system.arrays import Array
 from posterity.errors import Closed
 
-from .step_run import EPOCHS_PER_FILE, StepEnsemble, StepSource, StepsView, StoredRun, WrittenRun, run_folder
+from .step_run import EPOCHS_PER_FILE, EnsembleT, StateT, StepSource, StepsView, StoredRun, WrittenRun, run_folder
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     from posterity._writing.status import Status
-
-StateT = TypeVar("StateT")
-EnsembleT = TypeVar("EnsembleT", bound=StepEnsemble[Any])
 
 
 class StepBackend(Generic[EnsembleT, StateT]):

@@ -184,7 +184,8 @@ class WrittenRun(DefaultBackend[object], Generic[EnsembleT, StateT]):
         """All steps at this moment; None before the ensemble is known."""
         if self.ensemble is None:
             return None
-        return StepsView(self.ensemble, *self.steps.view())
+        view = self.steps.view()
+        return StepsView(self.ensemble, view.snapshot, view.tail, view.state)
 
     def expect(self, ensemble: EnsembleT) -> None:
         """The steps to come are of such an ensemble."""
