@@ -16,6 +16,7 @@ import pytest
 import elsewhere
 from elsewhere import CALLS, check_answer, check_registry, epoch, is_refused, numbers, question, say
 from posterity import DefaultBackend, SnapshotExpired, open_run
+from posterity._reading.followed_run import FollowedRun
 from posterity._reading.run import Run
 from posterity._system.disk import Disk
 
@@ -209,7 +210,7 @@ def test_a_reader_writes_nothing(outdir):
         before = look_of(outdir)
         disk = OnlyRead(outdir)
         disk.enter()
-        with Run(disk, ()) as run:
+        with Run(FollowedRun(disk)) as run:
             for _ in range(20):
                 with run.snapshot() as snapshot:
                     ask_all(snapshot)
