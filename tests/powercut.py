@@ -196,6 +196,10 @@ class MemoryDisk(Disk):
         if fd not in self._fds:  # the lock's file; nobody else has the others
             super().lock(fd)
 
+    def unlock(self, fd):
+        if fd not in self._fds:
+            super().unlock(fd)
+
     def close(self, fd):
         if fd in self._fds:
             del self._fds[fd]

@@ -201,7 +201,8 @@ def test_what_is_appended_is_read(disk, log):
 def test_a_journal_is_gone_on_with(disk, log):
     """Records appended after opening again come behind the old ones."""
     log.close()
-    again = Journal.open(disk, decode(journal.read(disk))[1])
+    again = Journal.held(disk)
+    again.go_on(decode(journal.read(disk))[1])
     again.append(BATCHES[2])
     again.close()
     assert content(disk) == [*BATCHES[0], *BATCHES[1], *BATCHES[2]]
@@ -211,10 +212,12 @@ def test_a_journal_that_is_open_is_locked(disk, log):
     """Whatever became of the lock's file: nobody else goes on with it, until it is closed."""
     end = decode(journal.read(disk))[1]
     with pytest.raises(RunLocked, match="locked by another writer"):
-        Journal.open(disk, end)
+        Journal.held(disk)
     log.close()
     log.close()
-    Journal.open(disk, end).close()
+    again = Journal.held(disk)
+    again.go_on(end)
+    again.close()
 
 
 def test_what_a_crash_left_behind_is_cut_off(disk, log):
@@ -222,7 +225,8 @@ def test_what_a_crash_left_behind_is_cut_off(disk, log):
     with (disk.folder / JOURNAL).open("ab") as file:
         file.write(encode_batch(BATCHES[3], log.end)[:-1] + b"\xff" * 1000)
     log.close()
-    again = Journal.open(disk, decode(journal.read(disk))[1])
+    again = Journal.held(disk)
+    again.go_on(decode(journal.read(disk))[1])
     assert (disk.folder / JOURNAL).stat().st_size == again.end
     again.append(BATCHES[2])
     again.close()
@@ -347,5 +351,7 @@ def test_no_descriptor_is_left_when_a_journal_cannot_be_gone_on_with(failing_dis
     with (failing_disk.folder / JOURNAL).open("ab") as file:
         file.write(b"torn")
     failing_disk.failing = call
+    log = Journal.held(failing_disk)
     with pytest.raises(OSError, match="Input/output"):
-        Journal.open(failing_disk, decode(journal.read(failing_disk))[1])
+        log.go_on(decode(journal.read(failing_disk))[1])
+    log.close()

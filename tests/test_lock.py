@@ -20,7 +20,7 @@ import pytest
 
 from known import epoch_dict, numbers
 from posterity import DefaultBackend, open_run
-from posterity._model.file_names import LOCK
+from posterity._model.file_names import JOURNAL, LOCK
 from posterity._store import lock as lock_module
 from posterity._store.lock import Holder, Lock
 from posterity._system.disk import Disk
@@ -403,7 +403,9 @@ def test_a_child_that_outlives_its_parent_is_named(tmp_path):
         child = int(parent.stdout.readline())
         parent.wait(50)
         try:
-            with pytest.raises(RunLocked, match=f"process {parent.pid} .*has ended.*a child that it forked"):
+            with pytest.raises(
+                RunLocked, match=f"process {parent.pid} .*has ended, a child that it forked still holds"
+            ):
                 DefaultBackend(outdir=tmp_path / "run")
         finally:
             os.kill(child, signal.SIGKILL)
@@ -415,6 +417,73 @@ def test_a_child_that_outlives_its_parent_is_named(tmp_path):
         else:
             return
     raise AssertionError("the lock was never free")
+
+
+FORKING = """
+import subprocess, sys, threading
+import numpy as np
+from posterity import DefaultBackend, compact
+ended = threading.Event()
+def fork():
+    while not ended.is_set():
+        subprocess.run(["true"])
+forking = [threading.Thread(target=fork) for _ in range(2)]
+for thread in forking:
+    thread.start()
+try:
+    for i in range(60):
+        with DefaultBackend(outdir=sys.argv[1]) as backend:
+            backend.ingest({"samples": {"p": np.full((1, 1, 2), float(i))}})
+    for _ in range(20):
+        compact(sys.argv[1])
+    with DefaultBackend(outdir=sys.argv[1]) as backend:
+        assert backend.get_samples()["p"].shape[2] == 120
+finally:
+    ended.set()
+"""
+
+
+def test_a_run_is_free_once_it_is_closed_whatever_is_forked_meanwhile(tmp_path):
+    """A child has copies of the descriptors until it closes them or runs another program: they keep no lock."""
+    command = [sys.executable, "-W", "ignore", "-c", FORKING, str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=55)
+    assert done.returncode == 0, done.stderr
+
+
+def test_between_a_file_and_the_journal_nobody_gets_in_either(tmp_path):
+    """An opening that would take in what is in a file and in no record must have the journal first. So must a repair."""
+    folder = tmp_path / "run"
+    with DefaultBackend(outdir=folder, epochs_per_file=4) as backend:
+        backend.ingest(epoch_dict(0, 10))
+        backend.flush()
+        (folder / LOCK).unlink()
+        before = (folder / JOURNAL).stat().st_size
+        backend.ingest(epoch_dict(10, 10))
+        backend.flush()
+        os.truncate(folder / JOURNAL, before)  # as others see it between the two syncs
+        assert "RunLocked" in opened_elsewhere(folder)
+        code = f"from posterity import repair; repair({str(folder)!r})"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=50)
+        assert "RunLocked" in done.stderr
+        assert not list(folder.glob("*.aside*"))
+
+
+def test_an_interrupted_opening_leaves_the_run_free(tmp_path, monkeypatch):
+    """A Ctrl-C that comes just after the journal was locked, or synced, gives everything back."""
+    with DefaultBackend(outdir=tmp_path / "run") as backend:
+        backend.ingest(epoch_dict(0, 10))
+    for name in ("lock", "sync", "read_at"):
+        call = getattr(Disk, name)
+
+        def interrupted(self, *args, call=call):
+            call(self, *args)
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Disk, name, interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                DefaultBackend(outdir=tmp_path / "run")
+        DefaultBackend(outdir=tmp_path / "run").close()
 
 
 # ---- where the file system has no locks ------------------------------------------------------------------------------

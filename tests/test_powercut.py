@@ -446,7 +446,7 @@ SYNCS = {
     "Sync < Journal.append < Store._commit": "filled",
     "Sync < Journal.create < Store._begin": "filled",
     "Sync < Journal.create < Store._start_journal": "compacted",
-    "Sync < Journal.open < Store._take_over": "killed",
+    "Sync < Journal.go_on < Store._take_over": "killed",
     "Sync < Store._sync_found < Store._take_over": "killed",
 }
 

@@ -83,3 +83,45 @@ async def test_an_awaited_update_returns_beside_a_busy_sampler(tmp_path):
             await backend.reset()
             await backend.update()
         tasks.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    "change", [lambda backend: backend.set_burn(3), lambda backend: backend.clean(), lambda _: None]
+)
+@pytest.mark.parametrize("inmem_epochs", [0, 2, 10])
+def test_an_update_returns_for_a_run_that_is_continued(tmp_path, change, inmem_epochs):
+    """Also where more is on disk than the policy would have written by now."""
+    with DefaultBackend(outdir=tmp_path, epochs_per_file=2) as backend:
+        for i in range(5):
+            backend.ingest(epoch_dict(10 * i, 10))
+    with DefaultBackend(outdir=tmp_path, inmem_epochs=inmem_epochs) as backend:
+        change(backend)
+        done = threading.Event()
+        waiting = threading.Thread(target=lambda: (backend.update(), done.set()), daemon=True)
+        waiting.start()
+        assert done.wait(30)
+        assert backend._service.store.catalog.registry().burn == backend.burn
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_to_be_settled_is_to_have_nothing_to_do(tmp_path, seed):
+    """At rest both rules agree: no action is planned, and what is asked for now is there; before, neither holds."""
+    chosen = np.random.default_rng(seed)
+    options = {"epochs_per_file": int(chosen.integers(1, 5)), "inmem_epochs": int(chosen.integers(0, 4))}
+    backend = SynchronousRun(Disk(tmp_path / "run"), **options)
+    n = 0
+    for _ in range(30):
+        what = chosen.integers(0, 4)
+        if what < 2:
+            backend.ingest(run_of(0, n, 5 * n, 5))
+            n += 1
+        elif what == 2:
+            burn = backend.ledger.registry.burn
+            backend.ledger.set_burn(int(chosen.integers(burn, max(burn, 5 * n) + 4)))
+        elif chosen.integers(0, 2):
+            backend.settle()
+        else:
+            backend.step()
+        is_idle = not backend.ledger._plan() and backend.ledger._is_tidy
+        assert backend.ledger.is_settled(backend.ledger.ask_settled()) == is_idle
+    backend.close()

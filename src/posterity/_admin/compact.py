@@ -67,8 +67,10 @@ def _shorten(disk: Disk) -> None:
     """Write the journal anew, if it says anything twice."""
     disk.enter(make=False)
     lock = Lock(disk, "")
+    held = None
     try:
         lock.acquire()
+        held = Journal.held(disk)
         data = journal.read(disk)
         catalog = replayed(journal.decode(data)[0]) if data is not None else None
         if data is None or catalog is None:
@@ -78,5 +80,7 @@ def _shorten(disk: Disk) -> None:
         if len(header) + len(journal.encode_batch(records, len(header))) < len(data):
             Journal.create(disk, records, takes_packed=journal.version_of(data) == journal.VERSION).close()
     finally:
+        if held is not None:
+            held.close()
         lock.release()
         disk.leave()

@@ -54,10 +54,14 @@ def repair(outdir: str | os.PathLike[str], *, outfile_fmt: str | None = None) ->
         raise FileNotFoundError(f"there is no folder {disk.folder}")
     disk.enter(make=False)
     lock = Lock(disk, "")
+    held = None
     try:
         lock.acquire()
+        held = Journal.held(disk)
         return _Workshop(disk, outfile_fmt).repair()
     finally:
+        if held is not None:
+            held.close()
         lock.release()
         disk.leave()
 

@@ -36,7 +36,8 @@ class RunWriter(msgspec.Struct, frozen=True):
     since: float
 
     def __str__(self) -> str:
-        return f"process {self.pid} on {self.host}"
+        who = f"process {self.pid}" if self.pid else "a process that doesn't say its number"
+        return f"{who} on {self.host}"
 
 
 class RunInfo(msgspec.Struct, frozen=True, kw_only=True):

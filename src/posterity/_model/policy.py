@@ -143,7 +143,7 @@ def plan(
     target = write_target(registry, inmem_epochs, demand)
     target = target if nfetched is None else min(target, nfetched)
     is_stored = registry.burn <= registry.stored_burn and registry.asked_burn <= registry.stored_asked_burn
-    if not is_stored and (target > 0 or demand.cut_to > registry.stored_burn):
+    if not is_stored and (max(target, registry.nwritten) > 0 or demand.cut_to > registry.stored_burn):
         actions.append(StoreBurn(registry.burn, registry.asked_burn))
     if not registry.is_metadata_stored and max(target, registry.nwritten) > 0:
         actions.append(StoreMetadata(registry.metadata))
@@ -218,7 +218,7 @@ def is_met(registry: Registry, demand: Demand, pinned_burn: int | None) -> bool:
 
 def settled(registry: Registry, inmem_epochs: int, demand: Demand) -> Settled:
     """What the rules ask for now."""
-    target = write_target(registry, inmem_epochs, demand)
+    target = max(write_target(registry, inmem_epochs, demand), registry.nwritten)
     publish_to = 0
     if target:
         file = registry.file_of(target - 1)

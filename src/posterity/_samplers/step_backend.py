@@ -18,7 +18,7 @@ from posterity._model.options import Options
 from posterity._system.arrays import Array
 from posterity.errors import Closed
 
-from .step_run import EPOCHS_PER_FILE, EnsembleT, StateT, StepSource, StepsView, StoredRun, WrittenRun, run_folder
+from .step_run import EnsembleT, StateT, StepSource, StepsView, StoredRun, WrittenRun, run_folder
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -215,8 +215,8 @@ def _refuse_options(options: Mapping[str, Any]) -> None:
     Raises:
         TypeError: the message names them.
     """
-    usual = {**msgspec.structs.asdict(Options()), "epochs_per_file": EPOCHS_PER_FILE}
-    kept = {"outdir", "compression"}
+    usual = msgspec.structs.asdict(Options())
+    kept = {"outdir", "compression", "epochs_per_file"}
     given = [option for option, value in options.items() if option not in kept and value != usual[option]]
     if given:
         raise TypeError(f"{', '.join(given)}: a backend that only reads has no options for writing")

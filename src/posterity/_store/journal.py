@@ -167,34 +167,43 @@ class Journal(Uncopyable):
             disk.sync(fd)
             disk.replace(NEW_JOURNAL, JOURNAL)
             disk.sync_names()
-        except OSError:
+        except BaseException:
             log.close()
             raise
         return log
 
     @classmethod
-    def open(cls, disk: Disk, end: int) -> "Journal":
-        """Go on with a journal whose good records end at `end`; what a crash left behind them is cut off.
-
-        It is synced: the last records may be those of a process that was killed before it could.
+    def held(cls, disk: Disk) -> "Journal | None":
+        """The journal that is there, locked before anything is learned from it, to `go_on` with; None if there is none.
 
         Raises:
             RunLocked: another writer has it.
         """
-        fd = disk.open(JOURNAL, write=True)
-        log = cls(disk, fd, end, _PLAIN_VERSION)
+        try:
+            fd = disk.open(JOURNAL, write=True)
+        except FileNotFoundError:
+            return None
+        log = cls(disk, fd, 0, _PLAIN_VERSION)
         try:
             hold(disk, fd, JOURNAL, log)
-            if disk.size(fd) > end:
-                disk.truncate(fd, end)
-            disk.sync(fd)
-            header = bytearray(_HEADER.size)
-            disk.read_at(fd, 0, memoryview(header))
-        except OSError:
+        except BaseException:
             log.close()
             raise
-        log._takes(_HEADER.unpack(header)[1])
         return log
+
+    def go_on(self, end: int) -> None:
+        """Go on with a journal whose good records end at `end`; what a crash left behind them is cut off.
+
+        It is synced: the last records may be those of a process that was killed before it could.
+        """
+        assert self._fd is not None
+        if self._disk.size(self._fd) > end:
+            self._disk.truncate(self._fd, end)
+        self._disk.sync(self._fd)
+        header = bytearray(_HEADER.size)
+        self._disk.read_at(self._fd, 0, memoryview(header))
+        self._takes(_HEADER.unpack(header)[1])
+        self.end = end
 
     def append(self, records: Sequence[Record]) -> None:
         """Add records as one batch. They survive a power cut on return.
@@ -217,6 +226,7 @@ class Journal(Uncopyable):
         """Give the file back; idempotent."""
         fd, self._fd = self._fd, None  # first: a fork just now must not close what has this number next
         if fd is not None:
+            self._disk.unlock(fd)  # a forked child closes its copy by `forget`, never so
             self._disk.close(fd)
 
     def forget(self) -> None:

@@ -63,11 +63,12 @@ _held: "weakref.WeakSet[Locked]" = weakref.WeakSet()
 
 
 def hold(disk: Disk, fd: int, name: str, owner: Locked) -> None:
-    """Lock another file of a run folder as well, for as long as its descriptor is open.
+    """Lock another file of a run folder as well, until `Disk.unlock`.
 
     Raises:
         RunLocked: somebody else has it locked.
     """
+    _held.add(owner)  # first: a fork just now must find it
     try:
         disk.lock(fd)
     except OSError as error:
@@ -78,17 +79,18 @@ def hold(disk: Disk, fd: int, name: str, owner: Locked) -> None:
             ) from error
         if error.errno not in _NO_LOCKS:
             raise
-    _held.add(owner)
 
 
 def _begin_anew() -> None:
     """In a forked child: its parent's locks are to end with the parent."""
     global _claims_guard  # noqa: PLW0603  # another thread may have had it
     _claims_guard = threading.Lock()
-    for owner in list(_held):
-        owner.forget()
+    owners = list(_held)
     _held.clear()
     _claims.clear()
+    for owner in owners:
+        with contextlib.suppress(OSError):  # somebody closed all descriptors
+            owner.forget()
 
 
 os.register_at_fork(after_in_child=_begin_anew)
@@ -143,8 +145,9 @@ class Lock(Uncopyable):
         try:
             self._lock_file(self.holder)
         except BaseException:
-            self._disk.close(self._fd)
-            self._fd = self.folder_key = None
+            fd, self._fd, self.folder_key = self._fd, None, None
+            self._disk.unlock(fd)
+            self._disk.close(fd)
             raise
 
     def _refuse_moved(self) -> None:
@@ -189,8 +192,8 @@ class Lock(Uncopyable):
     def _refusal(self, holder: Holder | None) -> str:
         who = holder or "another process"
         hint = ""
-        if holder is not None and not holder.by_file and self._has_ended(holder):
-            hint = "; that one has ended, and a child that it forked still holds the lock: end the child"
+        if holder is not None and not holder.by_file and self._is_unseen(holder):
+            hint = "; if that one has ended, a child that it forked still holds the lock: end the child"
         if holder is not None and holder.by_file and holder.host != os.uname().nodename:
             assert self._fd is not None
             silent = time.time() - os.fstat(self._fd).st_mtime
@@ -198,8 +201,8 @@ class Lock(Uncopyable):
                 hint = f"; it has been silent for {silent:.0f} s: if it is dead, remove {LOCK} there"
         return f"{self._disk.folder} is written by {who}{hint}; close it there, or use another outdir"
 
-    def _has_ended(self, holder: Holder) -> bool:
-        """Whether a process of this host isn't there any more."""
+    def _is_unseen(self, holder: Holder) -> bool:
+        """Whether a process of this host isn't there any more, or is in another container."""
         return holder.host == self.holder.host and _start_of(holder.pid) != holder.start
 
     def forget(self) -> None:
@@ -221,6 +224,7 @@ class Lock(Uncopyable):
             if is_mine:
                 with contextlib.suppress(OSError):  # what the file says is a courtesy; the lock is what counts
                     self._disk.truncate(fd, 0)
+                self._disk.unlock(fd)
             self._disk.close(fd)
         with _claims_guard:
             self.folder_key = None
@@ -249,15 +253,17 @@ def writer_of(disk: Disk) -> Holder | None:
         mine = [lock for lock in _claims.values() if lock.folder_key == key and lock.holder.pid == os.getpid()]
     if mine:
         return mine[0].holder
-    try:
-        fd = disk.open(LOCK)
-    except OSError:
-        return None
-    try:
-        holder, owner = read_holder(disk, fd), disk.lock_owner(fd)
-        since = disk.changed_at(fd)
-    finally:
-        disk.close(fd)
+    # Where a lock is the process's own, a backend that is just being opened would lose it if we closed the file.
+    with contextlib.nullcontext() if disk.locks_belong_to_files else _claims_guard:
+        try:
+            fd = disk.open(LOCK)
+        except OSError:
+            return None
+        try:
+            holder, owner = read_holder(disk, fd), disk.lock_owner(fd)
+            since = disk.changed_at(fd)
+        finally:
+            disk.close(fd)
     if owner is None or (holder is not None and holder.by_file):
         return holder if holder is not None and _may_live(holder) else None
     if owner and holder is None:  # a full disk may have kept it from saying who it is

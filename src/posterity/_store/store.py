@@ -122,6 +122,7 @@ class Store(Uncopyable):
 
     def _take_over(self) -> Registry:
         self._lock.acquire()
+        self._journal = Journal.held(self.disk)  # who removed the lock's file has got in no further than this
         found = find_run(self.disk, self.options)
         if found.catalog is None:
             raise Damaged(f"{self.disk.folder}: the run went away while it was opened")
@@ -132,10 +133,10 @@ class Store(Uncopyable):
         self._sync_found(found)
         self._take(found.catalog)
         self._chores.add(found.chores)
-        if found.end is None:
+        if found.end is None or self._journal is None:
             self._start_journal(found.catalog)
         else:
-            self._journal = Journal.open(self.disk, found.end)
+            self._journal.go_on(found.end)
         self._chores.do(found.catalog.began.run_id)
         registry = found.catalog.registry()
         return registry if given is None else describe(registry, given)
@@ -337,12 +338,14 @@ class Store(Uncopyable):
 
     def _start_journal(self, catalog: Catalog) -> None:
         """A new journal that says the same as the old one: when that is long, broken, or lost."""
-        if self._journal is not None:
-            self._journal.close()
-            self._journal = None
+        old = self._journal
+        if old is not None:
+            old.is_broken = True  # its name may mean the new one by now, if what follows fails; it stays locked
         catalog.forget_unused_layouts()
         records = list(catalog.records())
         self._journal = Journal.create(self.disk, records, takes_packed=self._may_pack)
+        if old is not None:
+            old.close()
         catalog.nrecords = len(records)
 
     def _is_too_old(self) -> bool:

@@ -159,6 +159,19 @@ class Disk(Uncopyable):
                 return
         fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
+    @property
+    def locks_belong_to_files(self) -> bool:
+        """Whether a lock is the open file's own, see `lock`."""
+        return _OFD_SETLK is not None
+
+    def unlock(self, fd: int) -> None:
+        """Give a lock back, before the descriptor is closed: a child that is just being forked has a copy of that."""
+        with contextlib.suppress(OSError):  # closing does it too
+            if _OFD_SETLK is not None:
+                fcntl.fcntl(fd, _OFD_SETLK, _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, 0, 0, 0))
+            else:
+                fcntl.lockf(fd, fcntl.LOCK_UN)
+
     def lock_owner(self, fd: int) -> int | None:
         """Who has a lock on a file: a process; 0: nobody; negative: the system doesn't say who; None: or whether."""
         if not sys.platform.startswith("linux") or sys.maxsize < 1 << 32:

@@ -178,6 +178,7 @@ class AsyncBackend(AsyncReads[EpochT], Uncopyable):
             if handing.must_wait():
                 with anyio.move_on_after(timeout_s):
                     await until(service.ledger, handing.may_go_on)
+                handing.end_wait()  # here: a thread to copy in may be long in coming
             own = partial(handing.own, prepared, copy=copy)
             handing.enter(prepared, own() if is_quick else await self._copiers.run(own))
 

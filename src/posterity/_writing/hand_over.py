@@ -97,8 +97,8 @@ class HandOver:
         self._waits_since = time.monotonic()
         return True
 
-    def own(self, epoch: Prepared, *, copy: bool) -> Held:
-        """Take the epoch over: what takes time in a hand-over is the copy made here. Any thread may do it.
+    def end_wait(self) -> None:
+        """Note how long was waited; there is room now, or there never was in time.
 
         Raises:
             MailboxFull: there was no room in time.
@@ -108,6 +108,14 @@ class HandOver:
             self._waits_since = None
         if not self.may_go_on():
             raise self._ledger.full_error()
+
+    def own(self, epoch: Prepared, *, copy: bool) -> Held:
+        """Take the epoch over: what takes time in a hand-over is the copy made here. Any thread may do it.
+
+        Raises:
+            MailboxFull: there was no room in time.
+        """
+        self.end_wait()
         return epoch.own(self._buffers, copy=copy)
 
     def enter(self, epoch: Prepared, held: Held) -> HandedOver:
