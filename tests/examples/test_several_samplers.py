@@ -109,12 +109,14 @@ class Script:
 
 
 def stored(outdir):
-    """The samples of each run in a folder: whole epochs, every checksum looked at."""
+    """The samples of each run in a folder that has some: whole epochs, every checksum looked at."""
     found = {}
     for folder in sorted(outdir.iterdir()):
         with open_run(folder) as run:
-            found[folder.name] = run.get_samples(verify=True)["p"]
-            assert found[folder.name].shape[2] == 200 * run.snapshot().nepochs
+            samples = run.get_samples(verify=True)
+            if samples is not None:  # a sampler that was killed may have a run, and no epoch in it yet
+                found[folder.name] = samples["p"]
+                assert samples["p"].shape[2] == 200 * run.snapshot().nepochs
     return found
 
 
