@@ -16,6 +16,7 @@ import msgspec
 from posterity._format.codec import DEFAULT_LEVEL, LEVELS, Codec, Packing, check_codec
 from posterity.errors import UnknownOption
 
+from .bounds import check_count
 from .file_names import check_format
 from .metadata import Given, Parameter, check_attributes, check_chains, check_parameters, check_size
 
@@ -175,6 +176,8 @@ def _check_ranges(options: Options) -> None:
         value = getattr(options, name)
         if not value >= least:
             raise ValueError(f"{name} must be at least {least}, got {value!r}")
+        if isinstance(value, int) and isinstance(least, int):
+            check_count(name, value, least)
 
 
 def _check_compression(options: Options) -> None:

@@ -128,7 +128,7 @@ class Lock(Uncopyable):
 
     def wait_released(self, timeout_s: float) -> bool:
         """Wait until lock and claim are given back; False if that takes longer."""
-        return self._is_released.wait(timeout_s)
+        return self._is_released.wait(min(timeout_s, threading.TIMEOUT_MAX))
 
     def acquire(self) -> None:
         """Take the lock, if it isn't held; the folder exists and is entered.

@@ -8,16 +8,12 @@ from typing import TypeAlias
 
 import msgspec
 
+from posterity._model.bounds import MOST
+
 # What a number may be, looked at when a record is decoded: a forged one mustn't overflow what it is put into later.
-Count: TypeAlias = typing.Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
-
-
-Number: TypeAlias = typing.Annotated[int, msgspec.Meta(ge=1, le=1 << 62)]
-
-
+Count: TypeAlias = typing.Annotated[int, msgspec.Meta(ge=0, le=MOST)]
+Number: TypeAlias = typing.Annotated[int, msgspec.Meta(ge=1, le=MOST)]
 Turn: TypeAlias = typing.Annotated[int, msgspec.Meta(ge=0, le=1 << 31)]  # of 4 bytes in the head of a file
-
-
 RunId: TypeAlias = typing.Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 
 

@@ -85,8 +85,8 @@ class Store(Uncopyable):
             RunLocked: somebody else writes it.
             ForeignFiles, Damaged: see `recovery.find_run`.
         """
-        self._lock.claim(self.options.exit_timeout_s)
         try:
+            self._lock.claim(self.options.exit_timeout_s)
             registry = self._look()
         except BaseException:
             self.close()

@@ -213,6 +213,7 @@ class DefaultBackend(Reads[EpochT], Uncopyable):
 
         Raises:
             BurnLowered: it is lower than before (a `ValueError`).
+            ValueError: it is over 2**62, more than any run can have.
         """
         self._service.set_burn(burn)
 

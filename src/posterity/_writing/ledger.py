@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from posterity._ingest.owned import Held
 from posterity._ingest.prepare import Prepared
+from posterity._model.bounds import MOST, check_count
 from posterity._model.metadata import begun, completed
 from posterity._model.options import Options
 from posterity._model.policy import (
@@ -316,7 +317,10 @@ class Ledger(Uncopyable):
 
         Raises:
             BurnLowered: it would be lower than it was.
+            ValueError: it is beyond what a run can have.
         """
+        if burn > MOST:
+            check_count("burn", burn)
         with self._lock:
             self._refuse_if_closed()
             if burn < self._registry.burn:

@@ -59,39 +59,53 @@ class Service(Uncopyable):
         self.where = caller() if where is None else where
         self._pid = os.getpid()
         self.store = Store(options, self.where, self.disk)
-        registry = self.store.open()
-        goes_on = self.store.catalog if options.mode != "w" else None
-        nchain, shapes = _shapes_of(goes_on)
-        self.ledger = Ledger(options, registry, goes_on, (nchain, shapes))
         self._buffers = Buffers(options.max_pending_bytes)
         self._kinds = Kinds()
         self._meter = Meter()
         self._faces: set[int] = set()
         self._session = os.urandom(16)  # a diagnosis trusts no other one: its last epochs may have been lost
-        self._writer = Writer(self.ledger, self.store, self._buffers, str(self.disk.folder))
+        self._writer: Writer | None = None
         try:
-            if goes_on is not None and nchain:
-                given = Metadata(parameters=options.parameters or {}, chains=options.chains or {})
-                check_described(given, nchain, shapes, goes_on.metadata.parameters)
-            self._writer.start()
-        except BaseException:
-            self.store.close()
-            self.disk.leave()
+            self._begin()
+        except BaseException:  # nobody has it yet, so nobody else could close it
+            self._give_up()
             raise
+
+    def _begin(self) -> None:
+        """Open the store, and start what works behind the sampler."""
+        options = self.options
+        registry = self.store.open()
+        goes_on = self.store.catalog if options.mode != "w" else None
+        nchain, shapes = _shapes_of(goes_on)
+        self.ledger = Ledger(options, registry, goes_on, (nchain, shapes))
+        if goes_on is not None and nchain:
+            given = Metadata(parameters=options.parameters or {}, chains=options.chains or {})
+            check_described(given, nchain, shapes, goes_on.metadata.parameters)
+        self._writer = Writer(self.ledger, self.store, self._buffers, str(self.disk.folder))
+        self._writer.start()
         self._monitor = self._start_monitor()
         self._tell_what_is_there()
         if options.flush_on_sigterm:
             self.flush_on_sigterm()
 
+    @property
+    def _running(self) -> Writer:
+        assert self._writer is not None  # it was opened
+        return self._writer
+
+    def _give_up(self) -> None:
+        """Free the folder after an opening that failed, or was interrupted, at whatever statement."""
+        if self._writer is not None and self._writer.has_started:
+            self.ask_close()  # it has the store now
+        else:
+            self.store.close()
+            self.disk.leave()
+
     def _start_monitor(self) -> Monitor | None:
         if not self.options.diagnosed:
             return None
         monitor = Monitor(self.ledger, self.snapshot, self.options.diagnosed, str(self.disk.folder))
-        try:
-            monitor.start()
-        except BaseException:  # the system has no thread left
-            self.ask_close()
-            raise
+        monitor.start()
         return monitor
 
     def _tell_what_is_there(self) -> None:
@@ -159,7 +173,7 @@ class Service(Uncopyable):
 
     def _receipt(self, handed_over: HandedOver, *, copy: bool) -> Receipt:
         """For an epoch that was handed over. One that was given away: its owner wants to know when it is free."""
-        kept = None if copy else weakref.ref(handed_over.held, lambda _: self._writer.later(self.ledger.announce))
+        kept = None if copy else weakref.ref(handed_over.held, lambda _: self._running.later(self.ledger.announce))
         return Receipt(self.ledger, handed_over.generation, handed_over.epoch, kept)
 
     def ingest_nowait(self, epoch: object, *, copy: bool) -> Receipt:
@@ -252,7 +266,7 @@ class Service(Uncopyable):
         """As `ask_close`, from a finaliser: that may run while this very thread has the ledger's lock."""
         if os.getpid() == self._pid and not self.ledger.state.is_over:  # else no thread is left to do it
             self.store.mark_closing()
-            self._writer.later(self.ledger.ask_close)
+            self._running.later(self.ledger.ask_close)
 
     def flush_on_sigterm(self) -> None:
         """On SIGTERM write everything, then let the process die of it as it would have."""
@@ -266,7 +280,7 @@ class Service(Uncopyable):
         """
         state = self.ledger.state
         if state.is_over and self.ledger.lost is None:
-            self._writer.join()
+            self._running.join()
             if self._monitor is not None:
                 self._monitor.join()
             if self.ledger.is_unused:

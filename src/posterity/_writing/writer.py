@@ -63,9 +63,14 @@ class Writer(EndListener, Uncopyable):
             raise
         self._runs.wait()
 
+    @property
+    def has_started(self) -> bool:
+        """Whether the thread was started that closes the store at its end."""
+        return self._thread.ident is not None
+
     def join(self) -> None:
         """Wait until the threads have ended."""
-        if self._thread.ident is not None:
+        if self.has_started:
             self._thread.join()
 
     def later(self, call: Callable[[], None]) -> None:
